@@ -1,0 +1,94 @@
+# `make` lists what can be made. Everything that is needed is set up on the way, in .venv and .venv-proto.
+
+PYTHON ?= python3
+TESTS ?= tests/unit tests/integration tests/acceptance tests/adversity
+ARGS ?=
+
+PROTOS = $(wildcard proto/faceid/metering/v1/*.proto)
+PIP_INSTALL = -m pip install -qq --disable-pip-version-check
+
+# $(call generate,DIR): all generated code, into DIR
+generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/include \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.PHONY: help run demo test bench lint fmt proto proto-check lock clean check-python
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  Options go in ARGS:  make test ARGS='-k duplicate'   make run ARGS='--listen 127.0.0.1:50052'"
+
+run: .venv/.installed ## Start the service, on an embedded PostgreSQL unless METERING_DATABASE_URL is set
+	@exec .venv/bin/metering serve $(ARGS)
+
+demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, suspend, pay, audit
+	@exec .venv/bin/metering demo $(ARGS)
+
+test: .venv/.installed ## Run all tests
+	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
+
+bench: .venv/.installed ## Measure the hot path beside echo RPC and bare COPY
+	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
+
+lint: .venv/.installed .venv-proto/.ready ## Check style, types, the direction of imports, and the contract
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	.venv-proto/bin/buf lint proto
+	@$(MAKE) proto-check
+
+fmt: .venv/.installed ## Format, and mend what can be mended
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+proto: .venv-proto/.ready ## Regenerate the Python code of the contract
+	@$(call generate,proto)
+
+# Not `git diff`, so that it works in an unpacked archive and says nothing about changes that are merely uncommitted.
+proto-check: .venv-proto/.ready
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call generate,"$$fresh") && \
+	diff -r --brief --exclude='*.proto' --exclude=py.typed --exclude=__pycache__ "$$fresh" proto || \
+	{ echo "error: the generated code does not match the .proto files: run 'make proto' and commit the result" >&2; exit 1; }
+
+lock: | check-python ## Pin the newest versions that pyproject.toml allows
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) uv && \
+	lock="$$tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock'" && \
+	eval "$$lock pyproject.toml --extra server --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
+	eval "$$lock --group proto -o requirements/proto.txt"
+
+clean: ## Remove what make and the tools have made, but no data
+	rm -rf .venv .venv-proto dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find proto service clients tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The newest Python with a wheel of the embedded PostgreSQL and of the proto tools is 3.14.
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
+	echo "error: Python 3.11 to 3.14 is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 …" >&2; \
+	exit 1; }
+
+.venv/.requirements: requirements/dev.txt | check-python
+	@echo "setting up .venv (once, about a minute) …"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+.venv/.installed: .venv/.requirements pyproject.toml
+	@.venv/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# A virtual environment of its own: the generator is the oldest supported one, the service runs on the newest.
+.venv-proto/.ready: requirements/proto.txt | check-python
+	@echo "setting up .venv-proto (once, some seconds) …"
+	@rm -rf .venv-proto
+	@$(PYTHON) -m venv .venv-proto
+	@.venv-proto/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@mkdir -p .venv-proto/include/google
+	@cp -R .venv-proto/lib/python3.*/site-packages/google/rpc .venv-proto/lib/python3.*/site-packages/google/type .venv-proto/include/google
+	@touch $@

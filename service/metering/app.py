@@ -1,0 +1,227 @@
+"""The composition root: builds every part of one worker, starts it, and stops it, in order."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from metering.access.feed import StatusFeed
+from metering.access.statuses import Statuses
+from metering.billing.accounts import AccountKeeper
+from metering.billing.close import MonthCloser
+from metering.billing.deduct import Collector
+from metering.billing.monthly_run import MonthlyRun
+from metering.billing.months import BillingCalendar
+from metering.clock import Clock, SystemClock
+from metering.errors import DatabaseUnavailableError, TransactionConflictError
+from metering.metrics import Metrics
+from metering.recording.batcher import BatcherLimits
+from metering.recording.recorder import Recorder
+from metering.recording.validation import BACK_MAX
+from metering.rpc.account_servicer import AccountServicer
+from metering.rpc.interceptor import EdgeInterceptor
+from metering.rpc.metering_servicer import MeteringServicer
+from metering.rpc.server import RpcServer
+from metering.settings import Settings
+from metering.store.accounts import AccountStore
+from metering.store.bills import BillStore
+from metering.store.calls import CallStore
+from metering.store.database import Database
+from metering.store.gauges import GaugeStore
+from metering.store.installation import InstallationStore
+from metering.store.status_feed import StatusFeedStore
+from metering.store.usage import UsageStore
+
+FOLD_INTERVAL_S = 1.0
+FOLDED_DELTAS_MAX = 20_000
+PARTITION_INTERVAL_S = 600.0
+PARTITIONS_AHEAD = timedelta(days=7)
+MONTHLY_RUN_INTERVAL_S = 60.0
+GAUGES_INTERVAL_S = 1.0
+BOOK_GAUGES_INTERVAL_S = 15.0
+HEALTH_INTERVAL_S = 1.0
+QUEUE_AGE_MAX_S = 5.0
+"""A worker whose oldest call waits longer is not ready for more."""
+LOOP_STUCK_S = 30.0
+"""A worker whose event loop has not turned for so long is not alive."""
+CONNECTIONS = 12
+"""Connections for everything but recording, which has one for each committer."""
+
+log = logging.getLogger(__name__)
+
+
+class BillingTimeZoneError(Exception):
+    """The database was set up for another billing time zone."""
+
+
+class App:
+    """One worker."""
+
+    def __init__(
+        self, settings: Settings, database_url: str, metrics: Metrics, clock: Clock | None = None, *, share_port: bool
+    ) -> None:
+        self._settings = settings
+        self._database_url = database_url
+        self._metrics = metrics
+        self._clock = clock or SystemClock()
+        self._calendar = BillingCalendar.of_zone(settings.billing_timezone)
+        self._share_port = share_port
+        self._turned_at = time.monotonic()
+        self._not_ready = "starting"
+
+    def not_alive(self) -> str:
+        """Return what is wrong with this process; empty: nothing. May be called from any thread."""
+        stuck_s = time.monotonic() - self._turned_at
+        return f"the event loop has not turned for {stuck_s:.0f} s" if stuck_s > LOOP_STUCK_S else ""
+
+    def not_ready(self) -> str:
+        """Return why calls should go to another replica; empty: nothing. May be called from any thread."""
+        return self.not_alive() or self._not_ready
+
+    async def run(self, stop: asyncio.Event, started: Callable[[int], None]) -> None:
+        """Serve until `stop` is set, then end what is under way.
+
+        Args:
+            stop: set it to stop.
+            started: is told the gRPC port once it listens.
+
+        Raises:
+            DatabaseUnavailableError: at start; later it is waited for.
+            BillingTimeZoneError: the database has another billing time zone.
+            OSError: the address cannot be listened on.
+            ExceptionGroup: a background task died, which none should.
+
+        """
+        async with AsyncExitStack() as stack:
+            recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
+            database = await self._connect(stack, "service", CONNECTIONS)
+            await self._install(database)
+            calls = CallStore(recording_db)
+            accounts, bills, usage = AccountStore(database), BillStore(database), UsageStore(database)
+            statuses = Statuses(accounts)
+            feed = StatusFeed(StatusFeedStore(database, self._database_url), accounts, statuses)
+            limits = BatcherLimits(
+                queue_items_max=self._settings.queue_calls,
+                batch_items_max=self._settings.batch_calls,
+                committers=self._settings.committers,
+                spacing_s=self._settings.commit_spacing_ms / 1000,
+            )
+            recorder = Recorder(calls, statuses, self._calendar, self._clock, limits, self._metrics)
+            closer = MonthCloser(bills, self._calendar, self._clock)
+            collector = Collector(bills, self._calendar, self._clock)
+            monthly_run = MonthlyRun(bills, closer, collector, self._calendar, self._clock)
+            server = RpcServer(
+                MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed),
+                AccountServicer(AccountKeeper(accounts, self._clock), collector, bills, CallStore(database)),
+                EdgeInterceptor(self._metrics),
+                share_port=self._share_port,
+            )
+            gauges = GaugeStore(database)
+
+            await self._prepare_days(calls)
+            async with asyncio.TaskGroup() as tasks:
+                committing = [tasks.create_task(batcher.run()) for batcher in (recorder.calls, recorder.rejects)]
+                background = [
+                    tasks.create_task(task, name=name)
+                    for name, task in {
+                        "status feed": feed.run(),
+                        "folder": every(FOLD_INTERVAL_S, lambda: self._fold(calls)),
+                        "partitions": every(PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
+                        "monthly run": every(MONTHLY_RUN_INTERVAL_S, monthly_run.run_if_due),
+                        "gauges": every(GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
+                        "book gauges": every(BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                        "health": self._watch_health(database, recorder, server),
+                    }.items()
+                ]
+                try:
+                    started(await server.start(self._settings.listen))
+                    await stop.wait()
+                finally:
+                    self._not_ready = "stopping"
+                    feed.stop_watching()
+                    await server.stop(self._settings.shutdown_grace_s)
+                    recorder.calls.drain()
+                    recorder.rejects.drain()
+                    await asyncio.wait(committing)
+                    for task in background:
+                        task.cancel()
+
+    async def _connect(self, stack: AsyncExitStack, name: str, connections: int) -> Database:
+        database = await Database.connect(self._database_url, name=name, connections=connections)
+        stack.push_async_callback(database.close)
+        return database
+
+    async def _install(self, database: Database) -> None:
+        now = self._clock.now()
+        zone = self._calendar.zone_name
+        installed = await InstallationStore(database).install(zone, self._calendar.today(now), now)
+        if installed != zone:
+            msg = (
+                f"this database is billed in {installed}, not in {zone}: the days of its calls would change. "
+                f"Set METERING_BILLING_TIMEZONE={installed}, or use another database."
+            )
+            raise BillingTimeZoneError(msg)
+
+    async def _prepare_days(self, calls: CallStore) -> None:
+        """Have the partitions of the days to come, and a table of the days that calls may occur on."""
+        today = self._calendar.today(self._clock.now())
+        self._calendar.prepare(today - BACK_MAX - timedelta(days=2), today + PARTITIONS_AHEAD)
+        ahead = range(-1, PARTITIONS_AHEAD.days + 1)
+        await calls.ensure_partitions([today + timedelta(days=days) for days in ahead])
+
+    async def _fold(self, calls: CallStore) -> None:
+        while await calls.fold(FOLDED_DELTAS_MAX) == FOLDED_DELTAS_MAX:
+            pass
+
+    async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses) -> None:
+        self._turned_at = time.monotonic()
+        for batcher, metrics in (
+            (recorder.calls, self._metrics.calls),
+            (recorder.rejects, self._metrics.rejects),
+        ):
+            metrics.waiting.set(batcher.waiting_items)
+            metrics.oldest.set(batcher.oldest_wait_s)
+        self._metrics.status_feed_age.set(feed.age_s)
+        self._metrics.status_watchers.set(feed.watchers)
+        self._metrics.statuses.set(len(statuses))
+        self._metrics.ready.set(not self.not_ready())
+
+    async def _gauge_books(self, gauges: GaugeStore) -> None:
+        books = await gauges.read()
+        self._metrics.suspended_accounts.set(books.suspended_accounts)
+        self._metrics.unfolded_deltas.set(books.unfolded_deltas)
+        self._metrics.bills.labels("ISSUED").set(books.issued_bills)
+        self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
+        month = books.last_closed_month
+        self._metrics.last_closed_month.set(month.year * 100 + month.month if month else 0)
+
+    async def _watch_health(self, database: Database, recorder: Recorder, server: RpcServer) -> None:
+        """Be ready while the database answers and the queue moves."""
+        serving = False
+        while True:
+            wrong = ""
+            try:
+                await database.ping()
+            except DatabaseUnavailableError as error:
+                wrong = error.message
+            oldest_s = recorder.calls.oldest_wait_s
+            if not wrong and oldest_s > QUEUE_AGE_MAX_S:
+                wrong = f"the oldest call has been waiting for its commit for {oldest_s:.1f} s"
+            self._not_ready = wrong
+            if serving == bool(wrong):
+                serving = not wrong
+                await server.set_serving(serving=serving)
+                log.log(logging.INFO if serving else logging.ERROR, "ready" if serving else f"not ready: {wrong}")
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+
+
+async def every(interval_s: float, do: Callable[[], Awaitable[object]]) -> None:
+    """Do something again and again until cancelled; when the database is away, try again the next time."""
+    while True:
+        try:
+            await do()
+        except (DatabaseUnavailableError, TransactionConflictError) as error:
+            log.debug("put off: %s", error)
+        await asyncio.sleep(interval_s)

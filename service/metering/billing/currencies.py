@@ -1,0 +1,30 @@
+"""Currencies and their minor units."""
+
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+from iso4217 import Currency
+
+from metering.errors import invalid_field
+
+EXACT = Context(prec=60)
+"""Enough digits for 10^18 calls at 9 decimals and any sum of such amounts: nothing is lost."""
+
+MINOR_UNITS = {currency.code: currency.exponent for currency in Currency if currency.exponent is not None}
+"""Decimals of each currency that has any (ISO 4217): 2 for CNY, 0 for JPY, 3 for KWD. Metals and such have none."""
+
+
+def check_currency(code: str, field: str) -> str:
+    """Return the code of a currency; raises MeteringError (INVALID_FIELD) for one that is none."""
+    if code not in MINOR_UNITS:
+        raise invalid_field(field, f"{code[:8]!r} is not an ISO 4217 currency code; send one such as CNY")
+    return code
+
+
+def round_to_minor_unit(amount: Decimal, currency: str) -> Decimal:
+    """Return an amount rounded half up to the currency's minor unit."""
+    return amount.quantize(Decimal(1).scaleb(-MINOR_UNITS[currency]), ROUND_HALF_UP, EXACT)
+
+
+def has_fraction_of_minor_unit(amount: Decimal, currency: str) -> bool:
+    """Tell whether an amount cannot be paid, because it has more decimals than its currency."""
+    return round_to_minor_unit(amount, currency) != amount

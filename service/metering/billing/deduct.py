@@ -1,0 +1,148 @@
+"""Deduct and RecordPayment: taking the money for bills, and what that does to the service."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from metering.billing.currencies import has_fraction_of_minor_unit
+from metering.billing.months import BillingCalendar, format_month
+from metering.billing.settlement import Settlement, settle
+from metering.clock import Clock
+from metering.errors import MeteringError, Reason, account_not_found, invalid_field, retry_conflicts
+from metering.model import (
+    AccountId,
+    Bill,
+    BillState,
+    EntryKind,
+    LedgerEntry,
+    Money,
+    Month,
+    ServiceState,
+    ServiceStatus,
+)
+
+
+class LockedAccount(Protocol):
+    """One account, locked until its transaction ends."""
+
+    account_id: AccountId
+    currency: str
+    balance: Decimal
+    state: ServiceState
+
+    async def payment(self, payment_id: str) -> Decimal | None:
+        """Return the amount of a payment, None if it was not booked."""
+
+    async def bill(self, month: Month) -> Bill | None:
+        """Return the bill of a month, None if there is none."""
+
+    async def unpaid_bills(self) -> list[Bill]:
+        """Return the bills that are not paid, oldest first."""
+
+    async def book(
+        self,
+        entries: Sequence[LedgerEntry],
+        bills: Sequence[Bill],
+        balance: Decimal,
+        state: ServiceState,
+        now: datetime,
+    ) -> None:
+        """Append entries to the ledger, and set what they change."""
+
+    async def status(self) -> ServiceStatus:
+        """Return the service status as it is after what was booked."""
+
+
+class Ledger(Protocol):
+    """Where accounts are locked."""
+
+    def locked_account(self, account_id: AccountId) -> AbstractAsyncContextManager[LockedAccount | None]:
+        """Lock an account for one transaction; None if there is no such account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deduction:
+    """What a Deduct came to."""
+
+    bill: Bill
+    deducted: Money
+    """What this one took."""
+    status: ServiceStatus
+
+
+class Collector:
+    """Takes money for bills. All methods may be repeated; raise MeteringError."""
+
+    def __init__(self, ledger: Ledger, calendar: BillingCalendar, clock: Clock) -> None:
+        self._ledger = ledger
+        self._calendar = calendar
+        self._clock = clock
+
+    @retry_conflicts
+    async def deduct(self, account_id: AccountId, month: Month) -> Deduction:
+        """Take from the balance what is outstanding of a bill, as much as there is.
+
+        From the due date on, what is still outstanding is then overdue, and the account is suspended.
+        Raises ACCOUNT_NOT_FOUND, BILL_NOT_FOUND.
+        """
+        async with self._locked(account_id) as account:
+            bill = await account.bill(month)
+            if bill is None:
+                msg = f"{account_id} has no bill for {format_month(month)}; is the month closed?"
+                raise MeteringError(Reason.BILL_NOT_FOUND, msg)
+            settlement = await self._settle(account, [bill])
+            bill = settlement.changed_bills[0] if settlement.changed_bills else bill
+            return Deduction(bill, Money(settlement.deducted, account.currency), await account.status())
+
+    @retry_conflicts
+    async def record_payment(self, account_id: AccountId, amount: Money, payment_id: str) -> tuple[bool, list[Bill]]:
+        """Book a payment, and settle the oldest bills first.
+
+        Returns whether it had been booked before, and the bills that money was taken for.
+        Raises ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, PAYMENT_ID_REUSED, INVALID_FIELD.
+        """
+        async with self._locked(account_id) as account:
+            if amount.currency != account.currency:
+                msg = f"amount.currency_code: {account_id} is in {account.currency}, not {amount.currency!r}"
+                raise MeteringError(Reason.CURRENCY_MISMATCH, msg)
+            if amount.amount <= 0:
+                raise invalid_field("amount", f"{amount.amount} is not more than 0; there are no refunds")
+            if has_fraction_of_minor_unit(amount.amount, amount.currency):
+                raise invalid_field("amount", f"{amount.amount} has more decimals than {amount.currency}")
+            booked = await account.payment(payment_id)
+            if booked is not None and booked != amount.amount:
+                msg = f"payment_id: {payment_id} was booked with {booked} {account.currency}, not {amount.amount}"
+                raise MeteringError(Reason.PAYMENT_ID_REUSED, msg)
+            if booked is not None:
+                return True, []
+            account.balance += amount.amount
+            payment = LedgerEntry(EntryKind.PAYMENT, amount.amount, payment_id=payment_id)
+            settlement = await self._settle(account, await account.unpaid_bills(), payment)
+            taken = {entry.bill_month for entry in settlement.entries}
+            return False, [bill for bill in settlement.changed_bills if bill.month in taken]
+
+    async def _settle(self, account: LockedAccount, bills: Sequence[Bill], *payments: LedgerEntry) -> Settlement:
+        """Deduct bills, and suspend or reactivate the account, all in its transaction."""
+        now = self._clock.now()
+        settlement = settle(account.balance, bills, self._calendar.today(now))
+        state = service_state({bill.month: bill for bill in [*await account.unpaid_bills(), *settlement.changed_bills]})
+        if payments or settlement.changed_bills or state != account.state:
+            entries = [*payments, *settlement.entries]
+            await account.book(entries, settlement.changed_bills, settlement.balance, state, now)
+        return settlement
+
+    @asynccontextmanager
+    async def _locked(self, account_id: AccountId) -> AsyncIterator[LockedAccount]:
+        async with self._ledger.locked_account(account_id) as account:
+            if account is None:
+                raise account_not_found(account_id)
+            yield account
+
+
+def service_state(bills: dict[Month, Bill]) -> ServiceState:
+    """Return the state of an account that has these bills: it is suspended while one of them is overdue."""
+    overdue = any(bill.state is BillState.OVERDUE for bill in bills.values())
+    return ServiceState.SUSPENDED if overdue else ServiceState.ACTIVE

@@ -1,0 +1,53 @@
+"""What happens to an account's bills when money is taken: the rules of Deduct and RecordPayment, without a database."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+
+from metering.model import Bill, BillState, EntryKind, LedgerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What deducting comes to."""
+
+    balance: Decimal
+    """What is left."""
+    entries: tuple[LedgerEntry, ...]
+    """One deduction for each bill that money was taken for."""
+    changed_bills: tuple[Bill, ...]
+    """The bills as they are now, those that have changed."""
+
+    @property
+    def deducted(self) -> Decimal:
+        """What was taken from the balance."""
+        return -sum((entry.amount for entry in self.entries), Decimal(0))
+
+
+def settle(balance: Decimal, bills: Iterable[Bill], today: date) -> Settlement:
+    """Deduct bills from a balance in the given order, from each as much as there is.
+
+    What is still outstanding of a bill, on its due date or later, is overdue.
+    """
+    entries: list[LedgerEntry] = []
+    changed: list[Bill] = []
+    for bill in bills:
+        amount = min(balance, bill.outstanding)
+        if amount > 0:
+            entries.append(LedgerEntry(EntryKind.DEDUCTION, -amount, bill_month=bill.month))
+            balance -= amount
+        deducted = bill.deducted + amount
+        after = replace(bill, deducted=deducted, state=state_of(bill, deducted, today))
+        if after != bill:
+            changed.append(after)
+    return Settlement(balance, tuple(entries), tuple(changed))
+
+
+def state_of(bill: Bill, deducted: Decimal, today: date) -> BillState:
+    """Return the state of a bill after a deduction. ISSUED → PAID, or ISSUED → OVERDUE → PAID; nothing else."""
+    if deducted == bill.total:
+        return BillState.PAID
+    if today >= bill.due_date:
+        return BillState.OVERDUE
+    return bill.state

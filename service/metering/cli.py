@@ -1,0 +1,252 @@
+"""The command line.
+
+Exit codes: 0 done; 1 it failed, and the message says why; 2 the command was not understood; 3 the audit found something.
+"""
+
+import asyncio
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from metering import embedded_postgres
+from metering.app import BillingTimeZoneError
+from metering.billing.audit import Audit
+from metering.billing.audit import audit as audit_books
+from metering.errors import DatabaseUnavailableError, MeteringError
+from metering.logs import set_up_logging
+from metering.settings import Settings
+from metering.store.audit import AuditStore
+from metering.store.database import Database
+from metering.store.installation import migrate as migrate_database
+from metering.supervisor import WorkerError
+from metering.supervisor import serve as serve_until_signal
+
+AUDIT_FAILED = 3
+DATABASE_WAIT_S = 60.0
+"""For how long `serve` waits at its start for a database that cannot be reached yet."""
+DIFFERENCES_SHOWN = 20
+
+DEFAULTS = Settings()
+
+log = logging.getLogger(__name__)
+out = Console(highlight=False, soft_wrap=True)
+
+
+def setting(*names: str, default: object = None, help: str, **options: Any) -> Callable[..., Any]:  # noqa: A002, ANN401
+    """Return a click option that is also read from METERING_<NAME>."""
+    variable = "METERING_" + names[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(
+        *names,
+        default=default,
+        envvar=variable,
+        show_envvar=True,
+        show_default=default is not None,
+        help=help,
+        **options,
+    )
+
+
+def database_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the settings that say which database."""
+    for option in (
+        setting(
+            "--data-dir",
+            default=DEFAULTS.data_dir,
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Where the embedded PostgreSQL keeps its data.",
+        ),
+        setting("--database-url", help="A PostgreSQL 15 or newer. [default: the embedded one]"),
+    ):
+        command = option(command)
+    return command
+
+
+def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors that an operator can do something about into a message and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the command takes
+        try:
+            return command(*args, **kwargs)
+        except (
+            MeteringError,
+            BillingTimeZoneError,
+            WorkerError,
+            embedded_postgres.EmbeddedPostgresError,
+            OSError,
+        ) as error:
+            raise click.ClickException(str(error)) from error
+        except ExceptionGroup as group:
+            known, unknown = group.split((MeteringError, OSError))
+            if unknown or not known:
+                raise
+            raise click.ClickException("; ".join(str(error) for error in leaves(known))) from group
+
+    return run
+
+
+def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    """Return the single errors in a group."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
+
+
+@contextmanager
+def database(database_url: str | None, data_dir: Path) -> Iterator[tuple[str, str]]:
+    """Return the URL of the database and what to call it; the embedded one is started, and stopped at the end."""
+    if database_url:
+        yield database_url, "PostgreSQL of METERING_DATABASE_URL"
+        return
+    with embedded_postgres.start(data_dir) as embedded:
+        yield embedded.url, f"embedded PostgreSQL {embedded_postgres.MAJOR_VERSION} in {display(embedded.data_dir)}"
+
+
+def display(path: Path) -> str:
+    """Return a path as one would write it here."""
+    try:
+        return f"./{path.relative_to(Path.cwd())}"
+    except ValueError:
+        return str(path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("faceid-metering"), prog_name="metering")
+def main() -> None:
+    """FaceID Metering: counts calls, bills them by the month, tells who may call."""
+
+
+@main.command()
+@setting("--listen", default=DEFAULTS.listen, metavar="HOST:PORT", help="Where gRPC is served. Port 0: a free one.")
+@setting(
+    "--metrics-listen",
+    default=DEFAULTS.metrics_listen,
+    metavar="HOST:PORT",
+    help="Where /metrics, /livez and /readyz are served. Port 0: a free one.",
+)
+@database_settings
+@setting("--workers", default=DEFAULTS.workers, type=click.IntRange(1, 256), help="Worker processes.")
+@setting("--billing-timezone", default=DEFAULTS.billing_timezone, help="Whose days and months are billed.")
+@setting("--insecure-listen", is_flag=True, default=False, help="Serve other machines without encryption.")
+@setting(
+    "--queue-calls",
+    default=DEFAULTS.queue_calls,
+    type=click.IntRange(1),
+    help="Calls that may wait for their commit in a worker.",
+)
+@setting("--batch-calls", default=DEFAULTS.batch_calls, type=click.IntRange(1), help="Calls in a commit, at the most.")
+@setting(
+    "--committers",
+    default=DEFAULTS.committers,
+    type=click.IntRange(1, 16),
+    help="Commits at the same time in a worker.",
+)
+@setting(
+    "--commit-spacing-ms",
+    default=DEFAULTS.commit_spacing_ms,
+    type=click.FloatRange(0, 1000),
+    help="Under load, milliseconds between the starts of two commits.",
+)
+@setting(
+    "--shutdown-grace-s",
+    default=DEFAULTS.shutdown_grace_s,
+    type=click.FloatRange(0),
+    help="Seconds that requests under way are given to end when the service stops.",
+)
+@failing_plainly
+def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
+    """Serve until SIGTERM or Ctrl-C. Migrates the database first."""
+    set_up_logging("metering")
+    try:
+        settings = Settings(**values)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with database(settings.database_url, settings.data_dir) as (url, what):
+        migrate_when_up(url)
+
+        def started(grpc: str, http: str) -> None:
+            out.print(
+                f"\n[bold]FaceID Metering {version('faceid-metering')}[/bold] is serving\n"
+                f"  gRPC      grpc://{grpc}\n"
+                f"  metrics   http://{http}/metrics   (and /livez, /readyz)\n"
+                f"  database  {what}\n"
+                f"  billing   months of {settings.billing_timezone}\n\n"
+                f"  Try, in a second shell: [bold].venv/bin/metering demo --target {grpc}[/bold]"
+            )
+            out.print("  Stop with Ctrl-C: calls under way are committed first.\n")
+
+        serve_until_signal(settings, url, started)
+    out.print("stopped; all calls that were acknowledged are committed")
+
+
+def migrate_when_up(url: str) -> tuple[str | None, str]:
+    """Migrate; wait for some time for a database that cannot be reached yet. Raises DatabaseUnavailableError."""
+    end = time.monotonic() + DATABASE_WAIT_S
+    while True:
+        try:
+            return asyncio.run(migrate_database(url))
+        except DatabaseUnavailableError as error:
+            if time.monotonic() > end:
+                raise
+            log.warning("waiting for the database: %s", error)
+            time.sleep(2)
+
+
+@main.command()
+@database_settings
+@failing_plainly
+def migrate(database_url: str | None, data_dir: Path) -> None:
+    """Bring the schema of the database up to date. The user of the URL becomes its owner."""
+    with database(database_url, data_dir) as (url, what):
+        before, after = asyncio.run(migrate_database(url))
+    did = "is up to date" if before == after else f"migrated from {before or 'an empty database'} to {after}"
+    out.print(f"{what}: {did} (schema {after})")
+
+
+@main.command()
+@database_settings
+@failing_plainly
+def audit(database_url: str | None, data_dir: Path) -> None:
+    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs."""
+    with database(database_url, data_dir) as (url, _):
+        found = asyncio.run(run_audit(url))
+    if not show_audit(found):
+        sys.exit(AUDIT_FAILED)
+
+
+async def run_audit(url: str) -> Audit:
+    """Audit the books in a database; raises DatabaseUnavailableError."""
+    books = await Database.connect(url, name="audit", connections=1, timeout_s=3600)
+    try:
+        with out.status("auditing …") as status:
+            return await audit_books(AuditStore(books), lambda assurance: status.update(f"checking that {assurance} …"))
+    finally:
+        await books.close()
+
+
+def show_audit(found: Audit) -> bool:
+    """Print what an audit found; return whether the books are clean."""
+    for assurance, differences in found.differences.items():
+        out.print(f"  [red]✗[/red] {assurance}" if differences else f"  [green]✓[/green] {assurance}")
+        for difference in differences[:DIFFERENCES_SHOWN]:
+            out.print(f"      {difference.account_id}: found {difference.found}; expected {difference.expected}")
+        if len(differences) > DIFFERENCES_SHOWN:
+            out.print(f"      … and {len(differences) - DIFFERENCES_SHOWN:,} more")
+    totals = found.totals
+    out.print(
+        f"  {totals['recorded']:,} recorded calls = {totals['billed']:,} billed + {totals['carried']:,} carried to a later "
+        f"month + {totals['open']:,} in open months + {totals['unrated']:,} closed without a price"
+    )
+    out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
+    return found.clean

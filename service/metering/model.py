@@ -1,0 +1,319 @@
+"""What the service talks about. Plain values; no rules, no SQL, no protobuf."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Generic, NamedTuple, NewType, TypeVar
+
+T = TypeVar("T")
+
+AccountId = NewType("AccountId", str)
+"""The account that makes calls and pays for them."""
+
+Month = NewType("Month", date)
+"""A calendar month in the billing time zone: its first day."""
+
+FROM_THE_BEGINNING = Month(date.min)
+"""The month from which the price plan given at activation holds: all of them."""
+
+
+class Call(NamedTuple):
+    """One billable API request. Its first three fields are its identity, and calls sort by them.
+
+    A tuple, and in the order of the columns it is copied into, because one is made for every call recorded.
+    """
+
+    occurred_on: date
+    """The day it occurred, in the billing time zone."""
+    account_id: AccountId
+    call_id: str
+    """A UUID, lower case, 36 characters."""
+    occurred_at: datetime
+    api: str
+    result_code: str
+    """Empty for success."""
+    month: Month
+    """The month of `occurred_on`."""
+
+    @property
+    def key(self) -> "CallKey":
+        """What makes it this call and no other."""
+        return self[:3]
+
+
+CallKey = tuple[date, AccountId, str]
+"""(occurred_on, account_id, call_id): the identity of a call."""
+
+
+class Receipt(NamedTuple):
+    """What became of a call: it is committed."""
+
+    duplicate: bool
+    """It had been committed before."""
+    billing_month: Month
+    """The month on whose bill it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A call as it stands on the books."""
+
+    call: Call
+    billing_month: Month
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedCall:
+    """A call that was not recorded, and why."""
+
+    account_id: AccountId
+    call_id: str
+    occurred_at: datetime
+    api: str
+    result_code: str
+    reason: str
+    message: str
+    rejected_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in a currency (ISO 4217)."""
+
+    amount: Decimal
+    currency: str
+
+
+class ServiceState(StrEnum):
+    """Whether an account may call."""
+
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """Whether an account may call, and why not."""
+
+    account_id: AccountId
+    state: ServiceState
+    reason: str
+    """Why it is suspended; empty while it is active."""
+    outstanding: Money
+    version: int
+    """Grows with every change of the account's status."""
+
+
+@dataclass(frozen=True, slots=True)
+class PricePlanAssignment:
+    """The price plan of an account from a month on, up to the next assignment."""
+
+    price_plan_id: str
+    from_month: Month
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who pays for calls."""
+
+    account_id: AccountId
+    currency: str
+    balance: Decimal
+    activated_at: datetime
+    status: ServiceStatus
+    price_plans: tuple[PricePlanAssignment, ...]
+    """In ascending order of their months."""
+
+
+class MonthState(StrEnum):
+    """Whether calls can still come in for a month."""
+
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+
+
+class PriceModel(StrEnum):
+    """How the price of a call depends on the number of calls."""
+
+    PER_CALL = "PER_CALL"
+    GRADUATED = "GRADUATED"
+    VOLUME = "VOLUME"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """The price of calls up to a number."""
+
+    up_to: int | None
+    """The last call of a month, counted from 1, that falls in this tier; None: no upper end."""
+    unit_price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class ApiPrice:
+    """The price of one api."""
+
+    api: str
+    model: PriceModel
+    tiers: tuple[Tier, ...]
+    """Ascending, the last one without an upper end. One tier for PER_CALL."""
+    free_calls: int = 0
+    uncharged_result_codes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PricePlan:
+    """What calls of an account cost, at most one price per api."""
+
+    price_plan_id: str
+    version: int
+    currency: str
+    prices: tuple[ApiPrice, ...]
+
+    def price_of(self, api: str) -> ApiPrice | None:
+        """Return the price of `api`, None if the plan has none."""
+        return next((price for price in self.prices if price.api == api), None)
+
+
+class Usage(NamedTuple):
+    """Counted calls of one account that stand on one month's bill."""
+
+    occurred_on: date
+    api: str
+    result_code: str
+    calls: int
+
+
+class MonthUsage(NamedTuple):
+    """Counted calls of one account on one month's bill, by the month they occurred in."""
+
+    account_id: AccountId
+    occurred_month: Month
+    api: str
+    result_code: str
+    calls: int
+    earlier_calls: int
+    """Calls of the same account, api, result code and month that stand on earlier bills."""
+
+
+@dataclass(frozen=True, slots=True)
+class BillLinePart:
+    """Calls of a line that have the same price."""
+
+    quantity: int
+    unit_price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """The calls of one api in one month, rated."""
+
+    api: str
+    occurred_month: Month
+    calls: int
+    charged_calls: int
+    parts: tuple[BillLinePart, ...]
+    exact_amount: Decimal
+    """The sum of the parts, before rounding."""
+    amount: Decimal
+    """`exact_amount` rounded once to the currency's minor unit, half up."""
+    price_plan_id: str
+    price_plan_version: int
+
+
+class BillState(StrEnum):
+    """ISSUED → PAID, or ISSUED → OVERDUE → PAID."""
+
+    ISSUED = "ISSUED"
+    PAID = "PAID"
+    OVERDUE = "OVERDUE"
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """A month's bill of an account."""
+
+    account_id: AccountId
+    month: Month
+    currency: str
+    state: BillState
+    total: Decimal
+    deducted: Decimal
+    issued_at: datetime
+    due_date: date
+    lines: tuple[BillLine, ...] = field(default=())
+
+    @property
+    def outstanding(self) -> Decimal:
+        """What is still to be deducted."""
+        return self.total - self.deducted
+
+
+class EntryKind(StrEnum):
+    """Why money moved."""
+
+    PAYMENT = "PAYMENT"
+    """In: the customer paid."""
+    DEDUCTION = "DEDUCTION"
+    """Out: for a bill."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """Something that moved on an account's balance."""
+
+    kind: EntryKind
+    amount: Decimal
+    """What it adds to the balance: positive for a payment, negative for a deduction."""
+    payment_id: str | None = None
+    bill_month: Month | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiUsage:
+    """The usage of one api in a month."""
+
+    api: str
+    calls: int
+    charged_calls: int
+    days: tuple[tuple[date, int], ...]
+    """(day, calls), ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonthlyUsage:
+    """Every call of an account that stands, or will stand, on a month's bill."""
+
+    account_id: AccountId
+    month: Month
+    state: MonthState
+    total_calls: int
+    charged_calls: int
+    carried_calls: int
+    apis: tuple[ApiUsage, ...]
+    charges: Money | None
+    """None while an api in use has no price."""
+    unrated_apis: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedMonth:
+    """The bills of a month."""
+
+    bills_issued: int
+    totals: tuple[Money, ...]
+    """One per currency."""
+    unrated_accounts: tuple[AccountId, ...]
+    """The first of them, sorted."""
+    already_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list, and where the next part begins."""
+
+    items: tuple[T, ...]
+    next_page_token: str
+    """Empty: there are no more."""

@@ -1,0 +1,250 @@
+"""Group commit: what waits is committed together.
+
+There is no timer that a lone call would have to wait for. A call that finds nothing under way is committed at once;
+calls that come in during a commit are the next batch. So batches grow by themselves under load.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from metering.errors import DatabaseUnavailableError, MeteringError, Reason, RowRefusedError, TransactionConflictError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SWEEP_INTERVAL_S = 0.05
+"""How often it is looked for waiters whose time is up."""
+BACK_OFF_S = (0.05, 1.0)
+"""Shortest and longest pause before the next try while the database is away."""
+
+log = logging.getLogger(__name__)
+
+
+class BatcherMetrics(Protocol):
+    """What the batcher tells of itself."""
+
+    def committed(self, items: int, seconds: float) -> None:
+        """A batch was committed."""
+
+    def failed(self) -> None:
+        """A commit failed because of the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherLimits:
+    """The bounds of a batcher."""
+
+    queue_items_max: int
+    """Items that wait, at the most; more are refused."""
+    batch_items_max: int
+    """Items in a batch, at the most, but for a single submission that is larger."""
+    committers: int
+    """Batches being committed at the same time."""
+    spacing_s: float
+    """While a batch is being committed, the next one begins no sooner after it than this, unless it is full."""
+
+
+class _Submission(Generic[T, R]):
+    """Items that were submitted together, and who waits for them."""
+
+    __slots__ = ("expires_at", "future", "items", "submitted_at")
+
+    def __init__(
+        self,
+        items: Sequence[T],
+        future: "asyncio.Future[Sequence[R | MeteringError]]",
+        submitted_at: float,
+        expires_at: float,
+    ) -> None:
+        self.items = items
+        self.future = future
+        self.submitted_at = submitted_at
+        self.expires_at = expires_at
+
+
+class Batcher(Generic[T, R]):
+    """Commits what is submitted, several submissions at a time, in the order they came in.
+
+    Args:
+        commit: commits items and returns a result for each, in their order. All of it or nothing; doing it again after
+            an unknown outcome is safe. Raises DatabaseUnavailableError, TransactionConflictError, or RowRefusedError
+            if an item cannot be committed, which is then found by halving the batch.
+        refuse: called with an item that cannot be committed and the reason; returns the error for who submitted it.
+        limits: bounds.
+        metrics: is told what happens.
+        name: in log messages.
+
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        refuse: Callable[[T, str], Awaitable[MeteringError]],
+        limits: BatcherLimits,
+        metrics: BatcherMetrics,
+        name: str,
+    ) -> None:
+        self._commit = commit
+        self._refuse = refuse
+        self._limits = limits
+        self._metrics = metrics
+        self._name = name
+        self._waiting: deque[_Submission[T, R]] = deque()
+        self._waiting_items = 0
+        self._committing: dict[object, list[_Submission[T, R]]] = {}
+        self._arrived = asyncio.Event()
+        self._last_start = 0.0
+        self._last_items = 0
+        self._away = False
+        self._closing = False
+
+    @property
+    def waiting_items(self) -> int:
+        """Items that wait to be committed."""
+        return self._waiting_items
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """How long the oldest submission has been waiting, or being committed."""
+        submissions = [batch[0].submitted_at for batch in self._committing.values() if batch]
+        if self._waiting:
+            submissions.append(self._waiting[0].submitted_at)
+        return asyncio.get_running_loop().time() - min(submissions) if submissions else 0.0
+
+    async def submit(self, items: Sequence[T], wait_s: float) -> Sequence[R | MeteringError]:
+        """Return a result for each of `items`, once they are committed; an error for one that cannot be.
+
+        Who is cancelled while waiting leaves the queue; a commit that has begun goes on.
+
+        Args:
+            items: at least one.
+            wait_s: for how long to wait at the most.
+
+        Raises:
+            MeteringError: QUEUE_FULL, or DATABASE_UNAVAILABLE (whether they are committed is not known).
+
+        """
+        if self._waiting_items + len(items) > self._limits.queue_items_max and self._waiting_items:
+            msg = f"{self._waiting_items} calls wait to be recorded, as many as this server accepts; send it again"
+            raise MeteringError(Reason.QUEUE_FULL, msg, retry_after_s=0.1)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        future: asyncio.Future[Sequence[R | MeteringError]] = loop.create_future()
+        self._waiting.append(_Submission(items, future, now, now + wait_s))
+        self._waiting_items += len(items)
+        self._arrived.set()
+        return await future
+
+    async def run(self) -> None:
+        """Commit until cancelled, or until `drain` was called and nothing waits any more."""
+        async with asyncio.TaskGroup() as tasks:
+            sweeper = tasks.create_task(self._sweep(), name=f"{self._name} sweeper")
+            committers = [
+                tasks.create_task(self._run_committer(), name=f"{self._name} committer {number}")
+                for number in range(self._limits.committers)
+            ]
+            await asyncio.wait(committers)
+            sweeper.cancel()
+
+    def drain(self) -> None:
+        """Let `run` end when nothing waits any more."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _run_committer(self) -> None:
+        pause = BACK_OFF_S[0]
+        while True:
+            while not self._waiting:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            await self._keep_spacing()
+            batch = self._take()
+            if not batch:
+                continue
+            self._committing[batch[0]] = batch
+            try:
+                await self._commit_batch(batch)
+            except (DatabaseUnavailableError, TransactionConflictError) as error:
+                self._put_back(batch, error)
+                # Full jitter, so that replicas do not come back all at once.
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - nothing to guess here
+                pause = min(2 * pause, BACK_OFF_S[1])
+            else:
+                pause = BACK_OFF_S[0]
+                if self._away:
+                    self._away = False
+                    log.warning("%s: the database is back", self._name)
+            finally:
+                del self._committing[batch[0]]
+
+    async def _keep_spacing(self) -> None:
+        """Under load, leave a few milliseconds between the starts of two commits, so that batches become larger."""
+        while self._last_items > 1 and self._waiting_items < self._limits.batch_items_max:
+            rest = self._last_start + self._limits.spacing_s - asyncio.get_running_loop().time()
+            if rest <= 0:
+                return
+            await asyncio.sleep(rest)
+
+    def _take(self) -> list[_Submission[T, R]]:
+        """Take what waits, as much as makes a batch; those whose waiter is gone are left out."""
+        batch: list[_Submission[T, R]] = []
+        items = 0
+        while self._waiting and (not batch or items + len(self._waiting[0].items) <= self._limits.batch_items_max):
+            submission = self._waiting.popleft()
+            self._waiting_items -= len(submission.items)
+            if not submission.future.done():
+                batch.append(submission)
+                items += len(submission.items)
+        if batch:
+            self._last_items = items
+            self._last_start = asyncio.get_running_loop().time()
+        return batch
+
+    def _put_back(self, batch: list[_Submission[T, R]], error: Exception) -> None:
+        if not self._away:
+            self._away = True
+            log.error("%s: calls wait for the database, trying again until it is back. %s", self._name, error)
+        self._metrics.failed()
+        self._waiting.extendleft(reversed(batch))
+        self._waiting_items += sum(len(submission.items) for submission in batch)
+
+    async def _commit_batch(self, batch: list[_Submission[T, R]]) -> None:
+        items = [item for submission in batch for item in submission.items]
+        start = asyncio.get_running_loop().time()
+        results = await self._commit_or_halve(items)
+        self._metrics.committed(len(items), asyncio.get_running_loop().time() - start)
+        end = 0
+        for submission in batch:
+            begin, end = end, end + len(submission.items)
+            if not submission.future.done():
+                submission.future.set_result(results[begin:end])
+
+    async def _commit_or_halve(self, items: Sequence[T]) -> Sequence[R | MeteringError]:
+        """Commit items; where one of them cannot be, find it by halving, and commit its neighbours."""
+        try:
+            return await self._commit(items)
+        except RowRefusedError as error:
+            if len(items) == 1:
+                return [await self._refuse(items[0], str(error))]
+            middle = len(items) // 2
+            first = await self._commit_or_halve(items[:middle])
+            return [*first, *await self._commit_or_halve(items[middle:])]
+
+    async def _sweep(self) -> None:
+        """Answer those whose time is up. Their calls may be committed later: that is why repeating is safe."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            now = loop.time()
+            for batch in (self._waiting, *self._committing.values()):
+                for submission in batch:
+                    if submission.expires_at <= now and not submission.future.done():
+                        msg = "the database did not take the call in time; send it again with the same occurred_at"
+                        submission.future.set_exception(DatabaseUnavailableError(msg))

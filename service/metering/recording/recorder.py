@@ -1,0 +1,224 @@
+"""RecordCall and BatchRecordCalls: from what was sent to a committed call."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from operator import itemgetter
+from typing import Protocol
+
+from metering.clock import Clock
+from metering.errors import MeteringError, Reason, account_not_found
+from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceState, ServiceStatus
+from metering.recording.batcher import Batcher, BatcherLimits, BatcherMetrics
+from metering.recording.validation import Calendar, CallFields, CallRejectedError, CallValidator
+
+REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committers=1, spacing_s=0)
+"""Rejected calls are kept the same way as calls are recorded, but with less effort."""
+
+log = logging.getLogger(__name__)
+
+
+class CallBook(Protocol):
+    """Where calls are written."""
+
+    async def record(self, calls: Sequence[Call]) -> Sequence[Receipt]:
+        """Commit calls, each one once, and return what became of each."""
+
+    async def reject(self, calls: Sequence[RejectedCall]) -> int:
+        """Keep calls that were not recorded, as far as the bounds go; return how many were dropped."""
+
+
+class StatusBook(Protocol):
+    """Where the service status of accounts is looked up."""
+
+    def known(self, account_id: AccountId) -> ServiceStatus | None:
+        """Return the status of an account if it is in memory."""
+
+    async def look_up(self, account_ids: Sequence[AccountId]) -> dict[AccountId, ServiceStatus]:
+        """Return the statuses of accounts; those that do not exist are left out."""
+
+
+class RecordingMetrics(Protocol):
+    """What recording tells of itself."""
+
+    calls: BatcherMetrics
+    rejects: BatcherMetrics
+
+    def recorded(self, new: int, duplicates: int, carried: int) -> None:
+        """Calls were recorded."""
+
+    def rejected(self, reason: str, calls: int) -> None:
+        """Calls were rejected."""
+
+    def dropped(self, calls: int) -> None:
+        """Rejected calls were not kept, for there are too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a call."""
+
+    receipt: Receipt
+    status: ServiceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedBatch:
+    """What became of calls that were sent together."""
+
+    accepted: int
+    duplicates: int
+    rejections: Sequence[tuple[int, MeteringError]]
+    """(place in what was sent, why), ascending."""
+    not_active: Sequence[ServiceStatus]
+    """Suspended accounts among those of the recorded calls."""
+
+
+class Recorder:
+    """Records calls, and keeps those that it must reject."""
+
+    def __init__(
+        self,
+        book: CallBook,
+        statuses: StatusBook,
+        calendar: Calendar,
+        clock: Clock,
+        limits: BatcherLimits,
+        metrics: RecordingMetrics,
+    ) -> None:
+        self._book = book
+        self._statuses = statuses
+        self._clock = clock
+        self._metrics = metrics
+        self._validator = CallValidator(calendar)
+        self.calls = Batcher(book.record, self._refuse, limits, metrics.calls, "calls")
+        self.rejects = Batcher(self._keep, self._refuse_rejected, REJECTING, metrics.rejects, "rejected calls")
+
+    async def record(self, fields: CallFields, wait_s: float) -> Recorded:
+        """Record one call; return once it is committed.
+
+        Args:
+            fields: the call as it was sent.
+            wait_s: for how long to wait for the commit.
+
+        Raises:
+            MeteringError: INVALID_FIELD, OCCURRED_AT_OUT_OF_RANGE, ACCOUNT_NOT_FOUND, UNRECORDABLE: it is not recorded;
+                but for the first, it is kept among the rejected calls. QUEUE_FULL, DATABASE_UNAVAILABLE: send it again.
+
+        """
+        try:
+            call = self._validator.validate(fields, self._now_micros())
+            status = self._statuses.known(call.account_id)
+            if status is None:
+                status = (await self._statuses.look_up([call.account_id])).get(call.account_id)
+                if status is None:
+                    raise CallRejectedError(call, account_not_found(call.account_id))
+        except CallRejectedError as rejected:
+            await self._reject([rejected], wait_s)
+            raise
+        except MeteringError as error:
+            self._metrics.rejected(error.reason, 1)
+            raise
+        (receipt,) = await self.calls.submit((call,), wait_s)
+        if isinstance(receipt, MeteringError):
+            raise receipt
+        self._count((call,), (receipt,))
+        return Recorded(receipt, self._statuses.known(call.account_id) or status)
+
+    async def record_batch(self, batch: Iterable[CallFields], wait_s: float) -> RecordedBatch:
+        """Record calls that were sent together; return once each is committed or kept among the rejected calls.
+
+        Raises:
+            MeteringError: QUEUE_FULL, DATABASE_UNAVAILABLE: send all of them again.
+
+        """
+        validate, now_micros = self._validator.validate, self._now_micros()
+        calls: list[Call] = []
+        places: list[int] = []
+        rejections: dict[int, MeteringError] = {}
+        for place, fields in enumerate(batch):
+            try:
+                calls.append(validate(fields, now_micros))
+                places.append(place)
+            except MeteringError as error:
+                rejections[place] = error
+        statuses = await self._statuses_of({call.account_id for call in calls})
+        if any(status is None for status in statuses.values()):
+            known = [statuses[call.account_id] is not None for call in calls]
+            for call, place, is_known in zip(calls, places, known, strict=True):
+                if not is_known:
+                    rejections[place] = CallRejectedError(call, account_not_found(call.account_id))
+            calls = list(compress(calls, known))
+            places = list(compress(places, known))
+        receipts = await self.calls.submit(calls, wait_s) if calls else ()
+        new = duplicates = 0
+        if receipts:
+            refused = {place: r for place, r in zip(places, receipts, strict=True) if isinstance(r, MeteringError)}
+            rejections |= refused
+            new, duplicates = self._count(calls, receipts)
+        await self._reject([error for error in rejections.values() if isinstance(error, CallRejectedError)], wait_s)
+        malformed = sum(error.reason is Reason.INVALID_FIELD for error in rejections.values())
+        if malformed:
+            self._metrics.rejected(Reason.INVALID_FIELD, malformed)
+        statuses = {account_id: self._statuses.known(account_id) or status for account_id, status in statuses.items()}
+        not_active = [status for status in statuses.values() if status and status.state is not ServiceState.ACTIVE]
+        return RecordedBatch(new, duplicates, sorted(rejections.items(), key=itemgetter(0)), not_active)
+
+    def _now_micros(self) -> int:
+        return int(self._clock.now().timestamp() * 1_000_000)
+
+    async def _statuses_of(self, account_ids: Iterable[AccountId]) -> dict[AccountId, ServiceStatus | None]:
+        statuses = {account_id: self._statuses.known(account_id) for account_id in account_ids}
+        unknown = [account_id for account_id, status in statuses.items() if status is None]
+        return statuses | await self._statuses.look_up(unknown) if unknown else statuses
+
+    def _count(self, calls: Sequence[Call], receipts: Sequence[Receipt | MeteringError]) -> tuple[int, int]:
+        """Tell metrics what was recorded; return how many calls are new, and how many had been there before."""
+        new = duplicates = carried = 0
+        for call, receipt in zip(calls, receipts, strict=True):
+            if isinstance(receipt, MeteringError):
+                continue
+            if receipt.duplicate:
+                duplicates += 1
+            else:
+                new += 1
+                carried += receipt.billing_month is not call.month and receipt.billing_month != call.month
+        self._metrics.recorded(new, duplicates, carried)
+        return new, duplicates
+
+    async def _reject(self, rejections: Sequence["CallRejectedError"], wait_s: float) -> None:
+        """Keep calls among the rejected ones."""
+        if not rejections:
+            return
+        now = self._clock.now()
+        for rejection in rejections:
+            self._metrics.rejected(rejection.reason, 1)
+        await self.rejects.submit([rejection.as_rejected_call(now) for rejection in rejections], wait_s)
+
+    async def _keep(self, calls: Sequence[RejectedCall]) -> Sequence[None]:
+        dropped = await self._book.reject(calls)
+        if dropped:
+            self._metrics.dropped(dropped)
+            log.error(
+                "%d rejected calls were not kept, for there are too many; the last one: call %s of account %s, %s",
+                dropped,
+                calls[-1].call_id,
+                calls[-1].account_id,
+                calls[-1].message,
+            )
+        return [None] * len(calls)
+
+    async def _refuse(self, call: Call, message: str) -> MeteringError:
+        """Keep a call that looked well-formed, but that the database refuses."""
+        log.error("call %s of account %s cannot be recorded: %s", call.call_id, call.account_id, message)
+        error = CallRejectedError(
+            call, MeteringError(Reason.UNRECORDABLE, f"the database refuses this call: {message}")
+        )
+        self._metrics.rejected(error.reason, 1)
+        await self._keep([error.as_rejected_call(self._clock.now())])
+        return error
+
+    async def _refuse_rejected(self, call: RejectedCall, message: str) -> MeteringError:
+        log.error("rejected call %s of account %s cannot be kept: %s", call.call_id, call.account_id, message)
+        return MeteringError(Reason.UNRECORDABLE, message)

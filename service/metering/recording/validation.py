@@ -1,0 +1,135 @@
+"""Makes a call of what a gateway sent, or says which field is wrong."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
+
+from metering.errors import MeteringError, Reason, invalid_field
+from metering.model import AccountId, Call, Month, RejectedCall
+
+AHEAD_MAX = timedelta(minutes=5)
+BACK_MAX = timedelta(days=62)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_SECOND = 253402300799
+_FIRST_SECOND = -62135596800
+_NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_OTHER_UUID = re.compile(r"[0-9a-f]{32}")
+_MICROS_AHEAD_MAX = AHEAD_MAX // timedelta(microseconds=1)
+_MICROS_BACK_MAX = BACK_MAX // timedelta(microseconds=1)
+
+
+class Calendar(Protocol):
+    """Tells days in the billing time zone."""
+
+    def day_of(self, micros: int) -> tuple[date, Month]:
+        """Return the day, and its month, of an instant given in microseconds since 1970 (UTC)."""
+
+
+CallFields = tuple[str, str, str, int | None, int, str]
+"""A call as it was sent: account_id, api, call_id, seconds and nanos of occurred_at (None: left out), result_code."""
+
+
+def check_name(text: str, field: str) -> str:
+    """Return an identifier; raises MeteringError (INVALID_FIELD) unless it has 1 to 64 of the characters allowed."""
+    if not _NAME.fullmatch(text):
+        what = f"{text[:64]!r} is malformed" if text else "is missing"
+        raise invalid_field(field, f"{what}; send 1 to 64 characters out of A-Z a-z 0-9 . _ : @ / -")
+    return text
+
+
+def check_uuid(text: str, field: str) -> str:
+    """Return a UUID in lower case with dashes; raises MeteringError (INVALID_FIELD) if it is none."""
+    lower = text.lower()
+    if _CANONICAL_UUID.fullmatch(lower):
+        return lower
+    if _OTHER_UUID.fullmatch(lower):
+        return f"{lower[:8]}-{lower[8:12]}-{lower[12:16]}-{lower[16:20]}-{lower[20:]}"
+    example = "0192f0c1-2345-7abc-8def-0123456789ab"
+    raise invalid_field(field, f"{text[:64]!r} is not a UUID; send the RequestId of the call, such as {example}")
+
+
+class CallRejectedError(MeteringError):
+    """A well-formed call is not recorded: it is to be kept among the rejected calls."""
+
+    def __init__(self, call: Call, why: MeteringError) -> None:
+        super().__init__(why.reason, why.message, violations=why.violations)
+        self.call = call
+
+    def as_rejected_call(self, now: datetime) -> RejectedCall:
+        """Return what is kept of it."""
+        call = self.call
+        return RejectedCall(
+            account_id=call.account_id,
+            call_id=call.call_id,
+            occurred_at=call.occurred_at,
+            api=call.api,
+            result_code=call.result_code,
+            reason=self.reason,
+            message=self.message,
+            rejected_at=now,
+        )
+
+
+class CallValidator:
+    """Makes calls of what gateways send. Names seen before are not looked at again: most calls are of known ones."""
+
+    def __init__(self, calendar: Calendar) -> None:
+        self._calendar = calendar
+        self._known_names: set[str] = set()
+
+    def validate(self, fields: CallFields, now_micros: int) -> Call:
+        """Return the call that was sent.
+
+        Args:
+            fields: what was sent.
+            now_micros: the present time, in microseconds since 1970.
+
+        Raises:
+            MeteringError: INVALID_FIELD, a field is malformed.
+            CallRejectedError: OCCURRED_AT_OUT_OF_RANGE, it occurred too far ahead or back.
+
+        """
+        account_id, api, call_id, seconds, nanos, result_code = fields
+        known = self._known_names
+        if account_id not in known:
+            self._learn(check_name(account_id, "account_id"))
+        if api not in known:
+            self._learn(check_name(api, "api"))
+        if result_code and result_code not in known:
+            self._learn(check_name(result_code, "result_code"))
+        if not _CANONICAL_UUID.fullmatch(call_id):
+            call_id = check_uuid(call_id, "call_id")
+        if seconds is None:
+            micros = _micros_of_uuid7(call_id)
+        else:
+            if not (0 <= nanos < 1_000_000_000 and _FIRST_SECOND <= seconds <= _LAST_SECOND):
+                raise invalid_field("occurred_at", "not a valid timestamp: nanos are 0 to 999,999,999, years 1 to 9999")
+            micros = seconds * 1_000_000 + nanos // 1000
+        day, month = self._calendar.day_of(micros)
+        occurred_at = _EPOCH + timedelta(microseconds=micros)
+        call = Call(day, AccountId(account_id), call_id, occurred_at, api, result_code, month)
+        if not now_micros - _MICROS_BACK_MAX <= micros <= now_micros + _MICROS_AHEAD_MAX:
+            how = (
+                "is more than 5 minutes ahead; set the sender's clock"
+                if micros > now_micros
+                else "is more than 62 days back"
+            )
+            description = f"{occurred_at.isoformat()} {how}"
+            raise CallRejectedError(call, invalid_field("occurred_at", description, Reason.OCCURRED_AT_OUT_OF_RANGE))
+        return call
+
+    def _learn(self, name: str) -> None:
+        if len(self._known_names) >= 200_000:  # noqa: PLR2004 - a bound, so that memory is
+            self._known_names.clear()
+        self._known_names.add(name)
+
+
+def _micros_of_uuid7(call_id: str) -> int:
+    """Return the instant that a UUIDv7 was made, in microseconds since 1970."""
+    if call_id[14] != "7" or call_id[19] not in "89ab":
+        raise invalid_field(
+            "occurred_at", "is missing; set it once, when the call is made, or send a UUIDv7 as call_id"
+        )
+    return int(call_id[:8] + call_id[9:13], 16) * 1000

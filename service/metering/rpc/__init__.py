@@ -1,0 +1,1 @@
+"""The gRPC edge: servicers, conversion, errors, health. No SQL, no rules."""

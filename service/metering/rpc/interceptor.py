@@ -1,0 +1,122 @@
+"""The one place where RPCs are counted and timed, and where errors become gRPC statuses."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from grpc import aio
+
+from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError
+from metering.metrics import Metrics
+from metering.rpc.status import status_of
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+log = logging.getLogger(__name__)
+
+
+class EdgeInterceptor(aio.ServerInterceptor):
+    """Wraps every method's handler, once."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the wrapped handler of a method."""
+        wrapped = self._wrapped.get(handler_call_details.method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # an unknown method; gRPC answers UNIMPLEMENTED
+                return handler
+            wrapped = self._wrapped[handler_call_details.method] = self._wrap(handler_call_details.method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        observer = _Observer(self._metrics, method, streaming=bool(handler.response_streaming))
+        codecs = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, observer), **codecs)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, observer), **codecs)
+        return handler  # reflection, which streams requests
+
+
+class _Observer:
+    """Counts and times the RPCs of one method, and ends those that fail."""
+
+    def __init__(self, metrics: Metrics, method: str, *, streaming: bool) -> None:
+        _, service, name = method.split("/")
+        labels = ("server_stream" if streaming else "unary", service, name)
+        self._method = method
+        self._metrics = metrics
+        self._labels = labels
+        self.started = metrics.rpc_started.labels(*labels)
+        self.seconds = metrics.rpc_seconds.labels(*labels)
+        self.succeeded = metrics.rpc_handled.labels(*labels, "OK")
+
+    def count(self, code: grpc.StatusCode) -> None:
+        self._metrics.rpc_handled.labels(*self._labels, code.name).inc()
+
+    async def fail(self, context: Context, error: Exception) -> NoReturn:
+        """End an RPC with the status for an error."""
+        if isinstance(error, TransactionConflictError):
+            error = DatabaseUnavailableError("other transactions were in the way again and again; send it again")
+        elif not isinstance(error, MeteringError):
+            log.error("%s failed", self._method, exc_info=error)
+            error = MeteringError(Reason.INTERNAL, "a defect of the service; its log has the details")
+        code, message, trailers = status_of(error)
+        self.count(code)
+        await context.abort(code, message, trailers)
+
+
+def _unary(behavior: Callable[[Any, Context], Awaitable[Any]], observer: _Observer) -> Callable[..., Awaitable[Any]]:
+    started, seconds, succeeded = observer.started.inc, observer.seconds.observe, observer.succeeded.inc
+
+    async def handle(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        begin = perf_counter()
+        started()
+        try:
+            response = await behavior(request, context)
+        except asyncio.CancelledError:
+            observer.count(grpc.StatusCode.CANCELLED)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+            await observer.fail(context, error)
+        else:
+            succeeded()
+            return response
+        finally:
+            seconds(perf_counter() - begin)
+
+    return handle
+
+
+def _streaming(
+    behavior: Callable[[Any, Context], AsyncIterator[Any]], observer: _Observer
+) -> Callable[..., AsyncIterator[Any]]:
+    async def handle(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        observer.started.inc()
+        try:
+            async for response in behavior(request, context):
+                yield response
+        except asyncio.CancelledError:
+            observer.count(grpc.StatusCode.CANCELLED)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+            await observer.fail(context, error)
+        else:
+            observer.succeeded.inc()
+
+    return handle

@@ -1,0 +1,213 @@
+"""The tables accounts, price_plans and price_plan_assignments."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from metering.errors import MeteringError, Reason, retry_conflicts
+from metering.model import (
+    Account,
+    AccountId,
+    ApiPrice,
+    Money,
+    Month,
+    PriceModel,
+    PricePlan,
+    PricePlanAssignment,
+    ServiceState,
+    ServiceStatus,
+    Tier,
+)
+from metering.store.database import Database
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from metering.store.database import Connection
+
+NOTIFIED_ACCOUNTS_MAX = 100
+"""Accounts in one notification: 64 characters each stay below PostgreSQL's limit of 8,000 bytes."""
+
+
+class AccountStore:
+    """Reads and writes accounts and their prices. All methods raise DatabaseUnavailableError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def activate(
+        self, account_id: AccountId, currency: str, first_plan: PricePlanAssignment | None, now: datetime
+    ) -> bool:
+        """Create an account with its first price plan, unless it is there; tell whether it was created now."""
+        sql = self._database.sql
+        async with self._database.transaction() as connection:
+            if not await connection.fetchval(sql["activate_account"], account_id, currency, now):
+                return False
+            if first_plan is not None:
+                await connection.execute(
+                    sql["assign_price_plan"], account_id, first_plan.from_month, first_plan.price_plan_id
+                )
+            await notify_status_changed(self._database, connection, [account_id])
+            return True
+
+    async def account(self, account_id: AccountId) -> Account | None:
+        """Return an account, None if there is none."""
+        sql = self._database.sql
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            row = await connection.fetchrow(sql["account"], account_id)
+            if row is None:
+                return None
+            statuses = await connection.fetch(sql["service_statuses"], [account_id])
+            assignments = await connection.fetch(sql["price_plan_assignments"], [account_id])
+        return Account(
+            account_id=row["account_id"],
+            currency=row["currency"],
+            balance=row["balance"],
+            activated_at=row["activated_at"],
+            status=service_status(statuses[0]),
+            price_plans=tuple(_assignment(assignment) for assignment in assignments),
+        )
+
+    async def statuses(self, account_ids: Sequence[AccountId]) -> list[ServiceStatus]:
+        """Return the service statuses of accounts; unknown ones are left out."""
+        return [service_status(row) for row in await self._database.fetch("service_statuses", account_ids)]
+
+    async def account_ids(self, chunk: int) -> AsyncIterator[list[AccountId]]:
+        """Return the ids of all accounts, at most `chunk` at a time, sorted."""
+        after = ""
+        while rows := await self._database.fetch("accounts_after", after, chunk):
+            yield [AccountId(row["account_id"]) for row in rows]
+            after = rows[-1]["account_id"]
+
+    @retry_conflicts
+    async def assign_price_plan(self, account_id: AccountId, price_plan_id: str, from_month: Month) -> None:
+        """Assign a plan to an account from a month on.
+
+        Raises:
+            MeteringError: MONTH_ALREADY_BILLED, the account has a bill for that month or a later one.
+
+        """
+        sql = self._database.sql
+        async with self._database.transaction() as connection:
+            # The lock that billing takes, too: the account is billed before this or after it.
+            await connection.fetch(sql["lock_account"], account_id)
+            if await connection.fetchval(sql["billed_from"], account_id, from_month):
+                msg = f"from_month: {account_id} has a bill for {from_month:%Y-%m} or a later month; choose a later one"
+                raise MeteringError(Reason.MONTH_ALREADY_BILLED, msg)
+            await connection.execute(sql["assign_price_plan"], account_id, from_month, price_plan_id)
+
+    async def price_plan(self, price_plan_id: str, version: int = 0) -> PricePlan | None:
+        """Return a version of a price plan, 0 for the newest; None if there is none."""
+        if version:
+            row = await self._database.fetchrow("price_plan_version", price_plan_id, version)
+        else:
+            row = await self._database.fetchrow("newest_price_plans", [price_plan_id])
+        return None if row is None else _price_plan(row)
+
+    @retry_conflicts
+    async def put_price_plan(self, plan: PricePlan, now: datetime) -> PricePlan:
+        """Store a price plan as its newest version, unless the newest one is the same; return what is stored.
+
+        Raises:
+            MeteringError: CURRENCY_MISMATCH, its earlier versions have another currency.
+
+        """
+        sql = self._database.sql
+        async with self._database.transaction() as connection:
+            await connection.execute(sql["lock_price_plan"], plan.price_plan_id)
+            row = await connection.fetchrow(sql["newest_price_plans"], [plan.price_plan_id])
+            newest = None if row is None else _price_plan(row)
+            if newest is not None:
+                if newest.currency != plan.currency:
+                    msg = f"price_plan.currency: {plan.price_plan_id} is in {newest.currency}; choose another price_plan_id"
+                    raise MeteringError(Reason.CURRENCY_MISMATCH, msg)
+                if newest.prices == plan.prices:
+                    return newest
+            version = 1 if newest is None else newest.version + 1
+            stored = PricePlan(plan.price_plan_id, version, plan.currency, plan.prices)
+            await connection.execute(
+                sql["insert_price_plan"], plan.price_plan_id, version, plan.currency, _prices_json(plan.prices), now
+            )
+            return stored
+
+
+class PlansOfAccounts:
+    """Which price plan, in its newest version, some accounts have in which month."""
+
+    def __init__(self, assignments: Iterable["asyncpg.Record"], plans: Iterable[PricePlan]) -> None:
+        self._plans = {plan.price_plan_id: plan for plan in plans}
+        self._assignments: dict[AccountId, list[PricePlanAssignment]] = {}
+        for row in assignments:
+            self._assignments.setdefault(row["account_id"], []).append(_assignment(row))
+
+    @classmethod
+    async def read(
+        cls, database: Database, connection: "Connection", account_ids: Sequence[AccountId]
+    ) -> "PlansOfAccounts":
+        """Read the plans of `account_ids`."""
+        assignments = await connection.fetch(database.sql["price_plan_assignments"], account_ids)
+        plans = sorted({row["price_plan_id"] for row in assignments})
+        rows = await connection.fetch(database.sql["newest_price_plans"], plans)
+        return cls(assignments, [_price_plan(row) for row in rows])
+
+    def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
+        """Return the plan that an account has in a month, None if it has none."""
+        started = [each for each in self._assignments.get(account_id, ()) if each.from_month <= month]
+        return self._plans[started[-1].price_plan_id] if started else None
+
+
+async def notify_status_changed(database: Database, connection: "Connection", account_ids: Sequence[AccountId]) -> None:
+    """Tell every replica, when the transaction commits, that the status of these accounts changed."""
+    for start in range(0, len(account_ids), NOTIFIED_ACCOUNTS_MAX):
+        payload = ",".join(account_ids[start : start + NOTIFIED_ACCOUNTS_MAX])
+        await connection.execute(database.sql["notify_status_changed"], payload)
+
+
+def service_status(row: "asyncpg.Record") -> ServiceStatus:
+    """Return the status in a row of the query service_statuses."""
+    overdue = ", ".join(f"{month:%Y-%m}" for month in row["overdue_months"] or ())
+    return ServiceStatus(
+        account_id=row["account_id"],
+        state=ServiceState(row["state"]),
+        reason=f"overdue: the bill of {overdue}; pay what is outstanding to reactivate the service" if overdue else "",
+        outstanding=Money(row["outstanding"] or Decimal(0), row["currency"]),
+        version=row["status_version"],
+    )
+
+
+def _assignment(row: "asyncpg.Record") -> PricePlanAssignment:
+    return PricePlanAssignment(row["price_plan_id"], row["from_month"])
+
+
+def _price_plan(row: "asyncpg.Record") -> PricePlan:
+    return PricePlan(row["price_plan_id"], row["version"], row["currency"], _prices(json.loads(row["prices"])))
+
+
+def _prices(document: list[dict[str, Any]]) -> tuple[ApiPrice, ...]:
+    return tuple(
+        ApiPrice(
+            api=price["api"],
+            model=PriceModel(price["model"]),
+            tiers=tuple(Tier(tier["up_to"], Decimal(tier["unit_price"])) for tier in price["tiers"]),
+            free_calls=price["free_calls"],
+            uncharged_result_codes=frozenset(price["uncharged_result_codes"]),
+        )
+        for price in document
+    )
+
+
+def _prices_json(prices: Iterable[ApiPrice]) -> str:
+    return json.dumps(
+        [
+            {
+                "api": price.api,
+                "model": price.model,
+                "tiers": [{"up_to": tier.up_to, "unit_price": f"{tier.unit_price:f}"} for tier in price.tiers],
+                "free_calls": price.free_calls,
+                "uncharged_result_codes": sorted(price.uncharged_result_codes),
+            }
+            for price in prices
+        ]
+    )

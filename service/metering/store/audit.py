@@ -1,0 +1,53 @@
+"""What the audit compares, as queries."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from metering.store.database import Database
+
+if TYPE_CHECKING:
+    from metering.store.database import Connection
+
+
+class Difference(NamedTuple):
+    """Something on the books that is not as it should be."""
+
+    account_id: str
+    found: str
+    expected: str
+
+
+class AuditReader:
+    """The books as they were at one moment."""
+
+    def __init__(self, database: Database, connection: "Connection") -> None:
+        self._sql = database.sql
+        self._connection = connection
+
+    async def differences(self, check: str, minor_units: Mapping[str, int]) -> list[Difference]:
+        """Return what one check finds; `minor_units` are the decimals of each currency."""
+        arguments: tuple[list[object], ...] = ()
+        if check == "audit_bill_lines":
+            arguments = (list(minor_units.values()), list(minor_units))
+        rows = await self._connection.fetch(self._sql[check], *arguments, timeout=None)
+        return [Difference(*row) for row in rows]
+
+    async def totals(self) -> dict[str, int]:
+        """Return how many calls are recorded, and where they are: billed, carried, open, unrated."""
+        row = await self._connection.fetchrow(self._sql["audit_totals"], timeout=None)
+        return {} if row is None else dict(row)
+
+
+class AuditStore:
+    """Reads the books for the audit."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AuditReader]:
+        """Hold one snapshot of the books; raises DatabaseUnavailableError."""
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            await connection.execute("SET LOCAL statement_timeout = 0")
+            yield AuditReader(self._database, connection)

@@ -1,0 +1,322 @@
+"""The tables months, bills, bill_lines, ledger_entries and monthly_runs."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from metering.model import (
+    AccountId,
+    Bill,
+    BillLine,
+    BillLinePart,
+    BillState,
+    LedgerEntry,
+    Money,
+    Month,
+    MonthUsage,
+    Page,
+    ServiceState,
+    ServiceStatus,
+)
+from metering.store.accounts import PlansOfAccounts, notify_status_changed, service_status
+from metering.store.database import Database
+from metering.store.page_token import decode_page_token, encode_page_token
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from metering.store.database import Connection
+
+_BILL_COLUMNS = ("account_id", "month", "currency", "state", "total", "deducted", "issued_at", "due_date")
+_LINE_COLUMNS = (
+    "account_id",
+    "month",
+    "occurred_month",
+    "api",
+    "calls",
+    "charged_calls",
+    "parts",
+    "exact_amount",
+    "amount",
+    "price_plan_id",
+    "price_plan_version",
+)
+
+
+class LockedAccount:
+    """One account, locked until its transaction ends: what Deduct and RecordPayment change."""
+
+    def __init__(self, database: Database, connection: "Connection", row: "asyncpg.Record") -> None:
+        self._sql = database.sql
+        self._database = database
+        self._connection = connection
+        self.account_id: AccountId = row["account_id"]
+        self.currency: str = row["currency"]
+        self.balance: Decimal = row["balance"]
+        self.state = ServiceState(row["state"])
+
+    async def payment(self, payment_id: str) -> Decimal | None:
+        """Return the amount of a payment, None if it was not booked."""
+        amount: Decimal | None = await self._connection.fetchval(self._sql["payment"], self.account_id, payment_id)
+        return amount
+
+    async def bill(self, month: Month) -> Bill | None:
+        """Return the bill of a month with its lines, None if there is none."""
+        return await read_bill(self._database, self._connection, self.account_id, month)
+
+    async def unpaid_bills(self) -> list[Bill]:
+        """Return the bills that are not paid, oldest first, with their lines."""
+        rows = await self._connection.fetch(self._sql["unpaid_bills"], self.account_id)
+        return await _with_lines(self._database, self._connection, self.account_id, rows)
+
+    async def book(
+        self,
+        entries: Sequence[LedgerEntry],
+        bills: Sequence[Bill],
+        balance: Decimal,
+        state: ServiceState,
+        now: datetime,
+    ) -> None:
+        """Append entries to the ledger, and set what they change: bills, balance and state."""
+        for entry in entries:
+            await self._connection.execute(
+                self._sql["append_ledger_entry"],
+                self.account_id,
+                entry.kind,
+                entry.amount,
+                entry.payment_id,
+                entry.bill_month,
+                now,
+            )
+        for bill in bills:
+            await self._connection.execute(
+                self._sql["change_bill"], self.account_id, bill.month, bill.state, bill.deducted
+            )
+        await self._connection.execute(self._sql["change_account"], self.account_id, state, balance)
+        await notify_status_changed(self._database, self._connection, [self.account_id])
+
+    async def status(self) -> ServiceStatus:
+        """Return the service status as it is after what was booked."""
+        return service_status((await self._connection.fetch(self._sql["service_statuses"], [self.account_id]))[0])
+
+
+class UnbilledAccounts:
+    """Some accounts, in one transaction, and what they have to be billed for in a month."""
+
+    def __init__(
+        self,
+        database: Database,
+        connection: "Connection",
+        currencies: dict[AccountId, str],
+        usage: list[MonthUsage],
+        plans: PlansOfAccounts,
+    ) -> None:
+        self._database = database
+        self._connection = connection
+        self.account_ids = list(currencies)
+        self.currencies = currencies
+        self.usage = usage
+        self.plan = plans.plan
+
+    @classmethod
+    async def read(
+        cls, database: Database, connection: "Connection", month: Month, after: AccountId, accounts: int
+    ) -> "UnbilledAccounts":
+        """Read the next accounts after `after`, their usage on the bill of `month` unless they have it, their plans."""
+        sql = database.sql
+        currencies = {
+            row["account_id"]: row["currency"] for row in await connection.fetch(sql["accounts_after"], after, accounts)
+        }
+        billed = {row["account_id"] for row in await connection.fetch(sql["billed_accounts"], list(currencies), month)}
+        unbilled = [account_id for account_id in currencies if account_id not in billed]
+        counted = [tuple(row) for row in await connection.fetch(sql["usage_of_accounts"], unbilled, month)]
+        usage = await with_earlier_calls(database, connection, counted, month)
+        plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}))
+        return cls(database, connection, currencies, usage, plans)
+
+    async def issue(self, bills: Sequence[Bill]) -> None:
+        """Issue bills of these accounts."""
+        sql = self._database.sql
+        account_ids = [bill.account_id for bill in bills]
+        await self._connection.fetch(sql["lock_accounts"], account_ids)
+        await self._connection.copy_records_to_table("bills", records=map(_bill_row, bills), columns=_BILL_COLUMNS)
+        await self._connection.copy_records_to_table(
+            "bill_lines",
+            records=(_line_row(bill, line) for bill in bills for line in bill.lines),
+            columns=_LINE_COLUMNS,
+        )
+        await self._connection.execute(sql["bump_status_versions"], account_ids)
+        await notify_status_changed(self._database, self._connection, account_ids)
+
+
+class BillStore:
+    """Reads and writes bills and the ledger. All methods raise DatabaseUnavailableError and TransactionConflictError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def locked_account(self, account_id: AccountId) -> AsyncIterator[LockedAccount | None]:
+        """Lock an account for one transaction; None if there is no such account."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(self._database.sql["lock_account"], account_id)
+            yield None if row is None else LockedAccount(self._database, connection, row)
+
+    async def bill(self, account_id: AccountId, month: Month) -> Bill | None:
+        """Return a bill with its lines, None if there is none."""
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            return await read_bill(self._database, connection, account_id, month)
+
+    async def list_bills(self, account_id: AccountId, page_size: int, page_token: str) -> Page[Bill]:
+        """Return bills of an account, newest first; raises MeteringError (INVALID_FIELD) for a token not ours."""
+        before = (decode_page_token(page_token, (date.fromisoformat,)) or (date.max,))[0]
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            rows = await connection.fetch(self._database.sql["list_bills"], account_id, before, page_size + 1)
+            bills = await _with_lines(self._database, connection, account_id, rows[:page_size])
+        return Page(tuple(bills), encode_page_token(bills[-1].month.isoformat()) if len(rows) > page_size else "")
+
+    async def month_is_closed(self, month: Month) -> bool:
+        """Tell whether a month is closed."""
+        row = await self._database.fetchrow("month_is_closed", month)
+        return row is not None and row["closed"]
+
+    async def seal(self, month: Month, now: datetime) -> bool:
+        """Close a month to calls, once the batches that are being written to it are committed; False: it was closed."""
+        async with self._database.transaction() as connection:
+            await connection.execute(self._database.sql["lock_month"], _number(month))
+            return bool(await connection.fetchval(self._database.sql["seal_month"], month, now))
+
+    @asynccontextmanager
+    async def unbilled_accounts(
+        self, month: Month, after: AccountId, accounts: int
+    ) -> AsyncIterator["UnbilledAccounts"]:
+        """Look at the next accounts in one transaction, while nobody else bills that month."""
+        async with self._database.transaction() as connection:
+            await connection.execute(self._database.sql["lock_billing"], _number(month))
+            yield await UnbilledAccounts.read(self._database, connection, month, after, accounts)
+
+    async def month_bills(self, month: Month) -> tuple[int, list[Money]]:
+        """Return how many bills a month has, and their totals, one per currency."""
+        rows = await self._database.fetch("month_bills", month)
+        return sum(row["bills"] for row in rows), [Money(row["total"], row["currency"]) for row in rows]
+
+    async def unpaid_bills(self, chunk: int) -> AsyncIterator[tuple[AccountId, Month]]:
+        """Return all bills that are not paid, ordered by account, then month; read `chunk` at a time."""
+        account_id, month = "", date.min
+        while rows := await self._database.fetch("unpaid_bills_after", account_id, month, chunk):
+            for row in rows:
+                yield row["account_id"], row["month"]
+            account_id, month = rows[-1]["account_id"], rows[-1]["month"]
+
+    async def months_to_close(self, before: Month, not_before: Month) -> list[Month]:
+        """Return the months in [not_before, before) that have usage without a bill, oldest first."""
+        return [row["month"] for row in await self._database.fetch("months_to_close", before, not_before)]
+
+    @asynccontextmanager
+    async def monthly_run(self) -> AsyncIterator[bool]:
+        """Be the one replica that does the monthly run, as long as this lasts; False: another one is."""
+        async with self._database.transaction() as connection:
+            yield bool(await connection.fetchval(self._database.sql["lock_monthly_run"]))
+
+    async def last_monthly_run(self) -> date | None:
+        """Return the last day on which the monthly run did its work."""
+        row = await self._database.fetchrow("last_monthly_run")
+        return None if row is None else row["run_on"]
+
+    async def finish_monthly_run(self, day: date, now: datetime) -> None:
+        """Note that the monthly run did the work of a day."""
+        await self._database.fetch("finish_monthly_run", day, now)
+
+
+async def with_earlier_calls(
+    database: Database,
+    connection: "Connection",
+    counted: Iterable[tuple[AccountId, date, str, str, int]],
+    month: Month,
+) -> list[MonthUsage]:
+    """Add to counts (account_id, occurred_month, api, result_code, calls) on the bill of `month` the earlier calls.
+
+    Only carried calls have any: calls of their own month that stand on bills before `month`.
+    """
+    counted = list(counted)
+    carried = sorted(
+        {(account_id, occurred_month) for account_id, occurred_month, *_ in counted if occurred_month < month}
+    )
+    earlier: dict[tuple[object, ...], int] = {}
+    if carried:
+        rows = await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month)
+        earlier = {
+            (row["account_id"], row["occurred_month"], row["api"], row["result_code"]): row["calls"] for row in rows
+        }
+    return [
+        MonthUsage(
+            account_id, Month(occurred_month), api, code, calls, earlier.get((account_id, occurred_month, api, code), 0)
+        )
+        for account_id, occurred_month, api, code, calls in counted
+    ]
+
+
+async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
+    """Return a bill with its lines, None if there is none."""
+    rows = await connection.fetch(database.sql["bill"], account_id, month)
+    bills = await _with_lines(database, connection, account_id, rows)
+    return bills[0] if bills else None
+
+
+async def _with_lines(
+    database: Database, connection: "Connection", account_id: AccountId, rows: Sequence["asyncpg.Record"]
+) -> list[Bill]:
+    """Make bills of rows of `bills`, and read their lines."""
+    lines: dict[Month, list[BillLine]] = {row["month"]: [] for row in rows}
+    if rows:
+        for row in await connection.fetch(database.sql["bill_lines"], account_id, list(lines)):
+            lines[row["month"]].append(_line(row))
+    return [_bill(row, tuple(lines[row["month"]])) for row in rows]
+
+
+def _number(month: Month) -> int:
+    """Return the number that a month's locks have: 202611."""
+    return month.year * 100 + month.month
+
+
+def _bill(row: "asyncpg.Record", lines: tuple[BillLine, ...]) -> Bill:
+    return Bill(**{**row, "state": BillState(row["state"])}, lines=lines)
+
+
+def _bill_row(bill: Bill) -> tuple[object, ...]:
+    return tuple(getattr(bill, column) for column in _BILL_COLUMNS)
+
+
+def _line(row: "asyncpg.Record") -> BillLine:
+    parts = tuple(BillLinePart(quantity, Decimal(price)) for quantity, price in json.loads(row["parts"]))
+    return BillLine(
+        row["api"],
+        row["occurred_month"],
+        row["calls"],
+        row["charged_calls"],
+        parts,
+        row["exact_amount"],
+        row["amount"],
+        row["price_plan_id"],
+        row["price_plan_version"],
+    )
+
+
+def _line_row(bill: Bill, line: BillLine) -> tuple[object, ...]:
+    parts = json.dumps([[part.quantity, f"{part.unit_price:f}"] for part in line.parts])
+    return (
+        bill.account_id,
+        bill.month,
+        line.occurred_month,
+        line.api,
+        line.calls,
+        line.charged_calls,
+        parts,
+        line.exact_amount,
+        line.amount,
+        line.price_plan_id,
+        line.price_plan_version,
+    )

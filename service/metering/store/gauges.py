@@ -1,0 +1,29 @@
+"""What metrics show of the books."""
+
+from typing import NamedTuple
+
+from metering.model import Month
+from metering.store.database import Database
+
+
+class BookGauges(NamedTuple):
+    """The books, in numbers."""
+
+    suspended_accounts: int
+    unfolded_deltas: int
+    issued_bills: int
+    overdue_bills: int
+    last_closed_month: Month | None
+
+
+class GaugeStore:
+    """Reads them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self) -> BookGauges:
+        """Return the present numbers; raises DatabaseUnavailableError."""
+        row = await self._database.fetchrow("book_gauges")
+        assert row is not None  # noqa: S101 - it has no FROM
+        return BookGauges(*row)

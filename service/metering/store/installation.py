@@ -1,0 +1,86 @@
+"""Migrations, and what the database was set up for."""
+
+from datetime import date, datetime
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from metering.errors import DatabaseUnavailableError
+from metering.store.database import Database, translated_errors
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+OLDEST_POSTGRESQL = 150000
+
+
+def _migrate(connection: Connection) -> tuple[str | None, str]:
+    """Apply what is missing; return the revision before and after."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    before = MigrationContext.configure(connection).get_current_revision()
+    command.upgrade(config, "head")
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    assert newest is not None  # noqa: S101 - there is at least one
+    return before, newest
+
+
+async def migrate(url: str) -> tuple[str | None, str]:
+    """Bring the database's schema up to date; safe to do from several processes at once.
+
+    Args:
+        url: of a PostgreSQL 15 or newer; its user becomes the owner of the schema.
+
+    Returns:
+        The revision before (None: the database was empty) and after.
+
+    Raises:
+        DatabaseUnavailableError: it cannot be reached, is too old, or lets its user not create tables.
+
+    """
+
+    async def connect() -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(url, timeout=10, server_settings={"application_name": "metering migrate"})
+
+    with translated_errors():
+        connection = await connect()
+        version = int(await connection.fetchval("SHOW server_version_num"))
+        await connection.close()
+        if version < OLDEST_POSTGRESQL:
+            msg = f"PostgreSQL {version // 10000} is too old: use 15 or newer."
+            raise DatabaseUnavailableError(msg)
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        try:
+            async with engine.begin() as sql_connection:
+                return await sql_connection.run_sync(_migrate)
+        except asyncpg.InsufficientPrivilegeError as error:
+            msg = (
+                f"The database lets its user not set up the schema: {error}. Let it own the database and create the "
+                "role metering_service, or create that role beforehand and grant it to the user."
+            )
+            raise DatabaseUnavailableError(msg) from error
+        finally:
+            await engine.dispose()
+
+
+class InstallationStore:
+    """What the database was set up for, once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def install(self, billing_time_zone: str, today: date, now: datetime) -> str:
+        """Note the billing time zone of a new database; return the one that it has.
+
+        On a new database the work of the monthly run up to `today` counts as done: there was nothing to bill.
+        """
+        async with self._database.transaction() as connection:
+            if await connection.fetchval(self._database.sql["install"], billing_time_zone, now):
+                await connection.execute(self._database.sql["finish_monthly_run"], today, now)
+            zone: str = await connection.fetchval(self._database.sql["installed_time_zone"])
+            return zone

@@ -1,0 +1,11 @@
+"""Runs migrations over the connection that `metering.store.installation` hands in."""
+
+from alembic import context
+from sqlalchemy import text
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, version_table="schema_version")
+with context.begin_transaction():
+    # Replicas that start together: the first one migrates, the others find it done.
+    connection.execute(text("SELECT pg_advisory_xact_lock(1147, 4)"))
+    context.run_migrations()

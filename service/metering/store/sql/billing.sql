@@ -1,0 +1,130 @@
+-- lock_month --
+-- Waits for the batches that are being recorded in month $1 (as the number 202611), keeps others out until the
+-- transaction ends. The same lock that open_month takes shared.
+SELECT pg_advisory_xact_lock(1146, $1::integer);
+
+-- seal_month --
+-- Closes month $1 at $2, unless it is closed; tells whether it was closed now.
+INSERT INTO months (month, closed_at) VALUES ($1, $2) ON CONFLICT (month) DO NOTHING RETURNING true AS sealed;
+
+-- lock_billing --
+-- Makes those who bill month $1 (as the number 202611) wait for each other, until the transaction ends.
+SELECT pg_advisory_xact_lock(1148, $1::integer);
+
+-- usage_of_accounts --
+-- The usage of the given accounts on the bill of month $2, by the month the calls occurred in.
+SELECT account_id, date_trunc('month', occurred_on)::date AS occurred_month, api, result_code,
+    sum(calls)::bigint AS calls
+FROM usage
+WHERE account_id = ANY ($1::text[]) AND billing_month = $2
+GROUP BY account_id, date_trunc('month', occurred_on), api, result_code
+ORDER BY account_id, occurred_month, api, result_code;
+
+-- billed_accounts --
+-- Those of the given accounts that have a bill for month $2.
+SELECT account_id FROM bills WHERE account_id = ANY ($1::text[]) AND month = $2;
+
+-- lock_accounts --
+-- Locks the given accounts one after the other in sorted order, until the transaction ends.
+SELECT account_id FROM accounts WHERE account_id = ANY ($1::text[]) ORDER BY account_id FOR UPDATE;
+
+-- bump_status_versions --
+-- Counts the status of the given accounts up: what is outstanding has changed.
+UPDATE accounts SET status_version = status_version + 1 WHERE account_id = ANY ($1::text[]);
+
+-- month_bills --
+-- How many bills month $1 has, and their totals, per currency.
+SELECT currency, count(*) AS bills, sum(total) AS total FROM bills WHERE month = $1 GROUP BY currency ORDER BY currency;
+
+-- bill --
+-- The bill of account $1 for month $2.
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+FROM bills
+WHERE account_id = $1 AND month = $2;
+
+-- unpaid_bills --
+-- What account $1 has not paid yet, oldest first.
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+FROM bills
+WHERE account_id = $1 AND state <> 'PAID'
+ORDER BY month;
+
+-- list_bills --
+-- Bills of account $1 before month $2, newest first, at most $3.
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+FROM bills
+WHERE account_id = $1 AND month < $2
+ORDER BY month DESC
+LIMIT $3;
+
+-- bill_lines --
+-- The lines of the bills of account $1 for the months $2.
+SELECT month, occurred_month, api, calls, charged_calls, parts, exact_amount, amount, price_plan_id, price_plan_version
+FROM bill_lines
+WHERE account_id = $1 AND month = ANY ($2::date[])
+ORDER BY month, occurred_month, api;
+
+-- billed_from --
+-- Whether account $1 has a bill for month $2 or a later one.
+SELECT EXISTS (SELECT FROM bills WHERE account_id = $1 AND month >= $2) AS billed;
+
+-- change_bill --
+-- Sets state and deducted amount of a bill of account $1, which is locked.
+UPDATE bills SET state = $3, deducted = $4 WHERE account_id = $1 AND month = $2;
+
+-- payment --
+-- The amount of payment $2 of account $1, if it was booked.
+SELECT amount FROM ledger_entries WHERE account_id = $1 AND payment_id = $2;
+
+-- append_ledger_entry --
+-- Appends an entry to the ledger of account $1, which is locked.
+INSERT INTO ledger_entries (account_id, entry_id, kind, amount, payment_id, bill_month, created_at)
+SELECT $1, coalesce(max(entry_id), 0) + 1, $2, $3, $4, $5, $6 FROM ledger_entries WHERE account_id = $1;
+
+-- unpaid_bills_after --
+-- Bills that are not paid yet and whose state may change, after (account $1, month $2), at most $3.
+SELECT account_id, month
+FROM bills
+WHERE state <> 'PAID' AND (account_id, month) > ($1::text, $2::date)
+ORDER BY account_id, month
+LIMIT $3;
+
+-- months_to_close --
+-- Months before $1 that have usage and are not closed, or are closed but lack a bill of an account with usage;
+-- ascending. The latter are those of an interrupted close, and of accounts without a price.
+SELECT used.month
+FROM (SELECT DISTINCT account_id, billing_month AS month FROM usage WHERE billing_month < $1 AND billing_month >= $2) AS used
+LEFT JOIN bills ON bills.account_id = used.account_id AND bills.month = used.month
+WHERE bills.account_id IS NULL
+GROUP BY used.month
+ORDER BY used.month;
+
+-- lock_monthly_run --
+-- Takes the lock of the monthly run, if no other replica has it, until the transaction ends.
+SELECT pg_try_advisory_xact_lock(1147, 3) AS locked;
+
+-- last_monthly_run --
+-- The last day on which the monthly run did its work.
+SELECT max(run_on) AS run_on FROM monthly_runs;
+
+-- finish_monthly_run --
+-- Notes that the monthly run did the work of day $1 at $2.
+INSERT INTO monthly_runs (run_on, finished_at) VALUES ($1, $2) ON CONFLICT (run_on) DO NOTHING;
+
+-- install --
+-- Notes what this database is set up for, once.
+INSERT INTO installation (billing_time_zone, installed_at) VALUES ($1, $2) ON CONFLICT (only_row) DO NOTHING
+RETURNING true AS installed;
+
+-- installed_time_zone --
+-- The billing time zone this database was set up for.
+SELECT billing_time_zone FROM installation;
+
+-- book_gauges --
+-- What metrics show of the books.
+SELECT
+    (SELECT count(*) FROM accounts WHERE state = 'SUSPENDED') AS suspended_accounts,
+    (SELECT count(*) FROM usage_deltas) AS unfolded_deltas,
+    (SELECT count(*) FROM bills WHERE state = 'ISSUED') AS issued_bills,
+    (SELECT count(*) FROM bills WHERE state = 'OVERDUE') AS overdue_bills,
+    (SELECT max(month) FROM months) AS last_closed_month;
