@@ -1,6 +1,6 @@
 """The command line.
 
-Exit codes: 0 done; 1 it failed, and the message says why; 2 the command was not understood; 3 the audit found something.
+Exit codes: 0 done; 1 failed, and the message says why; 2 the command was not understood; 3 the audit found something.
 """
 
 import asyncio
@@ -245,8 +245,8 @@ def show_audit(found: Audit) -> bool:
             out.print(f"      … and {len(differences) - DIFFERENCES_SHOWN:,} more")
     totals = found.totals
     out.print(
-        f"  {totals['recorded']:,} recorded calls = {totals['billed']:,} billed + {totals['carried']:,} carried to a later "
-        f"month + {totals['open']:,} in open months + {totals['unrated']:,} closed without a price"
+        f"  {totals['recorded']:,} recorded calls = {totals['billed']:,} billed + {totals['carried']:,} carried to a "
+        f"later month + {totals['open']:,} in open months + {totals['unrated']:,} closed without a price"
     )
     out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
     return found.clean

@@ -46,7 +46,8 @@ class OperationsHttp:
     def _answer(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return self._metrics(environ, start_response)
+            metrics: Iterable[bytes] = self._metrics(environ, start_response)
+            return metrics
         if path in self._probes:
             wrong = self._probes[path]()
             status, text = ("503 Service Unavailable", wrong) if wrong else ("200 OK", "ok")

@@ -12,7 +12,7 @@ CHECKS = {
     "audit_calls": "calls stand on the bill of their month or a later one",
     "audit_bill_calls": "bills hold the usage of their month",
     "audit_bill_months": "bills are of closed months",
-    "audit_bill_lines": "lines are quantity × price, rounded once",
+    "audit_bill_lines": "lines are quantity times price, rounded once",
     "audit_bills": "bills are the sum of their lines and of their deductions",
     "audit_balances": "balances are the sum of the ledger",
     "audit_states": "accounts are suspended while a bill is overdue, and only then",

@@ -1,6 +1,6 @@
 """CloseMonth: seal a month, then issue the bills of all accounts with calls in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
@@ -27,11 +27,17 @@ Progress = Callable[[int, int], None]
 class UnbilledAccounts(Protocol):
     """Some accounts, in one transaction, and what they have to be billed for in a month."""
 
-    account_ids: Sequence[AccountId]
-    """Sorted; empty: there are no more."""
-    currencies: dict[AccountId, str]
-    usage: Sequence[MonthUsage]
-    """Of those that have calls but no bill, in order of the accounts."""
+    @property
+    def account_ids(self) -> Sequence[AccountId]:
+        """Sorted; empty: there are no more."""
+
+    @property
+    def currencies(self) -> Mapping[AccountId, str]:
+        """Of each account."""
+
+    @property
+    def usage(self) -> Sequence[MonthUsage]:
+        """Of those that have calls but no bill, in order of the accounts."""
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
         """Return the price plan that an account has in a month."""

@@ -1,4 +1,4 @@
-"""Usage × price plan → lines.
+"""Rating: usage and a price plan give lines.
 
 One line for each api and month of the calls. Estimates of an open month and the lines of a bill come from here alike.
 """

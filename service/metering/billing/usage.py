@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from metering.billing.rating import rate
 from metering.errors import account_not_found
@@ -21,6 +20,9 @@ from metering.model import (
     PricePlan,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from datetime import date
 
 
 class Plans(Protocol):
@@ -75,8 +77,9 @@ async def monthly_usage(book: UsageBook, account_id: AccountId, month: Month) ->
     found = await book.account_month(account_id, month)
     if found is None:
         raise account_not_found(account_id)
+    unrated: tuple[str, ...] = ()
     if found.bill:
-        lines, unrated = found.bill.lines, ()
+        lines = found.bill.lines
     else:
         lines, unrated = rate(found.usage, partial(found.plans.plan, account_id))
     charged: Counter[str] = Counter()

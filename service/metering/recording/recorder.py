@@ -42,8 +42,13 @@ class StatusBook(Protocol):
 class RecordingMetrics(Protocol):
     """What recording tells of itself."""
 
-    calls: BatcherMetrics
-    rejects: BatcherMetrics
+    @property
+    def calls(self) -> BatcherMetrics:
+        """Of the batcher of calls."""
+
+    @property
+    def rejects(self) -> BatcherMetrics:
+        """Of the batcher of rejected calls."""
 
     def recorded(self, new: int, duplicates: int, carried: int) -> None:
         """Calls were recorded."""
@@ -109,11 +114,7 @@ class Recorder:
         """
         try:
             call = self._validator.validate(fields, self._now_micros())
-            status = self._statuses.known(call.account_id)
-            if status is None:
-                status = (await self._statuses.look_up([call.account_id])).get(call.account_id)
-                if status is None:
-                    raise CallRejectedError(call, account_not_found(call.account_id))
+            status = self._statuses.known(call.account_id) or await self._look_up(call)
         except CallRejectedError as rejected:
             await self._reject([rejected], wait_s)
             raise
@@ -168,10 +169,18 @@ class Recorder:
     def _now_micros(self) -> int:
         return int(self._clock.now().timestamp() * 1_000_000)
 
+    async def _look_up(self, call: Call) -> ServiceStatus:
+        status = (await self._statuses.look_up([call.account_id])).get(call.account_id)
+        if status is None:
+            raise CallRejectedError(call, account_not_found(call.account_id))
+        return status
+
     async def _statuses_of(self, account_ids: Iterable[AccountId]) -> dict[AccountId, ServiceStatus | None]:
-        statuses = {account_id: self._statuses.known(account_id) for account_id in account_ids}
+        statuses: dict[AccountId, ServiceStatus | None] = {each: self._statuses.known(each) for each in account_ids}
         unknown = [account_id for account_id, status in statuses.items() if status is None]
-        return statuses | await self._statuses.look_up(unknown) if unknown else statuses
+        if unknown:
+            statuses.update(await self._statuses.look_up(unknown))
+        return statuses
 
     def _count(self, calls: Sequence[Call], receipts: Sequence[Receipt | MeteringError]) -> tuple[int, int]:
         """Tell metrics what was recorded; return how many calls are new, and how many had been there before."""

@@ -11,6 +11,7 @@ AHEAD_MAX = timedelta(minutes=5)
 BACK_MAX = timedelta(days=62)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NANOS_MAX = 999_999_999
 _LAST_SECOND = 253402300799
 _FIRST_SECOND = -62135596800
 _NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
@@ -104,7 +105,7 @@ class CallValidator:
         if seconds is None:
             micros = _micros_of_uuid7(call_id)
         else:
-            if not (0 <= nanos < 1_000_000_000 and _FIRST_SECOND <= seconds <= _LAST_SECOND):
+            if not (0 <= nanos <= _NANOS_MAX and _FIRST_SECOND <= seconds <= _LAST_SECOND):
                 raise invalid_field("occurred_at", "not a valid timestamp: nanos are 0 to 999,999,999, years 1 to 9999")
             micros = seconds * 1_000_000 + nanos // 1000
         day, month = self._calendar.day_of(micros)

@@ -1,8 +1,6 @@
 """AccountService: what an operator calls."""
 
-from typing import Any, Protocol, TypeAlias
-
-from grpc import aio
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from faceid.metering.v1 import account_service_pb2 as pb
 from faceid.metering.v1 import account_service_pb2_grpc as pb_grpc
@@ -14,6 +12,9 @@ from metering.model import AccountId, Bill, Month, Page, RejectedCall
 from metering.recording.validation import check_name
 from metering.rpc import convert
 from metering.rpc.metering_servicer import account_id_of
+
+if TYPE_CHECKING:
+    from grpc import aio
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000

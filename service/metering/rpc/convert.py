@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import money_pb2
 
 from faceid.metering.v1 import resources_pb2 as pb
+from faceid.metering.v1.metering_service_pb2 import RecordCallRequest
 from metering.billing.months import format_month
 from metering.errors import invalid_field
 from metering.model import (
@@ -33,7 +34,7 @@ _NANOS = Decimal(1_000_000_000)
 _DECIMAL = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
 
 
-def call_fields(message: pb.CallRecord) -> CallFields:
+def call_fields(message: pb.CallRecord | RecordCallRequest) -> CallFields:
     """Return the fields of a CallRecord or a RecordCallRequest."""
     if message.HasField("occurred_at"):
         occurred_at = message.occurred_at
@@ -69,7 +70,7 @@ def service_status(status: ServiceStatus, age_s: float) -> pb.ServiceStatus:
     age_nanos = int(min(max(age_s, 0.0), 31_536_000.0) * 1e9)
     return pb.ServiceStatus(
         account_id=status.account_id,
-        state=pb.ServiceState.Value(f"SERVICE_STATE_{status.state}"),
+        state=f"SERVICE_STATE_{status.state}",
         reason=status.reason,
         outstanding=money(status.outstanding.amount, status.outstanding.currency),
         version=status.version,
@@ -115,7 +116,7 @@ def monthly_usage(usage: MonthlyUsage) -> pb.MonthlyUsage:
     message = pb.MonthlyUsage(
         account_id=usage.account_id,
         month=format_month(usage.month),
-        state=pb.MonthState.Value(f"MONTH_STATE_{usage.state}"),
+        state=f"MONTH_STATE_{usage.state}",
         total_calls=usage.total_calls,
         charged_calls=usage.charged_calls,
         carried_calls=usage.carried_calls,
@@ -140,7 +141,7 @@ def bill(found: Bill) -> pb.Bill:
     return pb.Bill(
         account_id=found.account_id,
         month=format_month(found.month),
-        state=pb.BillState.Value(f"BILL_STATE_{found.state}"),
+        state=f"BILL_STATE_{found.state}",
         total=money(found.total, found.currency),
         deducted=money(found.deducted, found.currency),
         outstanding=money(found.outstanding, found.currency),

@@ -28,15 +28,15 @@ class EdgeInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         """Return the wrapped handler of a method."""
         wrapped = self._wrapped.get(handler_call_details.method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
             if handler is None:  # an unknown method; gRPC answers UNIMPLEMENTED
-                return handler
+                return None
             wrapped = self._wrapped[handler_call_details.method] = self._wrap(handler_call_details.method, handler)
         return wrapped
 
@@ -81,7 +81,7 @@ class _Observer:
         await context.abort(code, message, trailers)
 
 
-def _unary(behavior: Callable[[Any, Context], Awaitable[Any]], observer: _Observer) -> Callable[..., Awaitable[Any]]:
+def _unary(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., Awaitable[Any]]:
     started, seconds, succeeded = observer.started.inc, observer.seconds.observe, observer.succeeded.inc
 
     async def handle(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
@@ -103,9 +103,7 @@ def _unary(behavior: Callable[[Any, Context], Awaitable[Any]], observer: _Observ
     return handle
 
 
-def _streaming(
-    behavior: Callable[[Any, Context], AsyncIterator[Any]], observer: _Observer
-) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
         observer.started.inc()
         try:

@@ -1,9 +1,7 @@
 """MeteringService: what gateways and internal services call."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol, TypeAlias
-
-from grpc import aio
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from faceid.metering.v1 import metering_service_pb2 as pb
 from faceid.metering.v1 import metering_service_pb2_grpc as pb_grpc
@@ -18,6 +16,9 @@ from metering.model import AccountId, Month, RecordedCall, ServiceStatus
 from metering.recording.recorder import Recorder
 from metering.recording.validation import check_name
 from metering.rpc import convert
+
+if TYPE_CHECKING:
+    from grpc import aio
 
 RECORDS_MAX = 10_000
 WATCHED_ACCOUNTS_MAX = 10_000
@@ -178,5 +179,5 @@ def account_id_of(request: Any) -> AccountId:  # noqa: ANN401 - any request that
 
 def wait_s(context: Context) -> float:
     """Return for how long a call may wait for its commit."""
-    remaining = context.time_remaining()
+    remaining: float | None = context.time_remaining()  # None: no deadline, whatever its type says
     return WAIT_DEFAULT_S if remaining is None else min(WAIT_MAX_S, WAIT_SHARE_OF_DEADLINE * remaining)

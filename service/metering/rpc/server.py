@@ -1,6 +1,7 @@
 """The gRPC server: services, health, reflection, limits."""
 
-from collections.abc import Sequence
+
+from typing import TYPE_CHECKING
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,6 +17,9 @@ from faceid.metering.v1 import (
 from metering.rpc.account_servicer import AccountServicer
 from metering.rpc.interceptor import EdgeInterceptor
 from metering.rpc.metering_servicer import MeteringServicer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SERVICES = (
     metering_service_pb2.DESCRIPTOR.services_by_name["MeteringService"].full_name,

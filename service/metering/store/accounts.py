@@ -55,7 +55,7 @@ class AccountStore:
     async def account(self, account_id: AccountId) -> Account | None:
         """Return an account, None if there is none."""
         sql = self._database.sql
-        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+        async with self._database.snapshot() as connection:
             row = await connection.fetchrow(sql["account"], account_id)
             if row is None:
                 return None
@@ -121,7 +121,7 @@ class AccountStore:
             newest = None if row is None else _price_plan(row)
             if newest is not None:
                 if newest.currency != plan.currency:
-                    msg = f"price_plan.currency: {plan.price_plan_id} is in {newest.currency}; choose another price_plan_id"
+                    msg = f"price_plan.currency: {plan.price_plan_id} is in {newest.currency}; choose another id"
                     raise MeteringError(Reason.CURRENCY_MISMATCH, msg)
                 if newest.prices == plan.prices:
                     return newest

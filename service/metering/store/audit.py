@@ -48,6 +48,6 @@ class AuditStore:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AuditReader]:
         """Hold one snapshot of the books; raises DatabaseUnavailableError."""
-        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+        async with self._database.snapshot() as connection:
             await connection.execute("SET LOCAL statement_timeout = 0")
             yield AuditReader(self._database, connection)

@@ -18,6 +18,7 @@ from metering.model import (
     Month,
     MonthUsage,
     Page,
+    PricePlan,
     ServiceState,
     ServiceStatus,
 )
@@ -119,7 +120,7 @@ class UnbilledAccounts:
         self.account_ids = list(currencies)
         self.currencies = currencies
         self.usage = usage
-        self.plan = plans.plan
+        self._plans = plans
 
     @classmethod
     async def read(
@@ -137,6 +138,10 @@ class UnbilledAccounts:
         plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}))
         return cls(database, connection, currencies, usage, plans)
 
+    def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
+        """Return the price plan that an account has in a month."""
+        return self._plans.plan(account_id, month)
+
     async def issue(self, bills: Sequence[Bill]) -> None:
         """Issue bills of these accounts."""
         sql = self._database.sql
@@ -153,7 +158,7 @@ class UnbilledAccounts:
 
 
 class BillStore:
-    """Reads and writes bills and the ledger. All methods raise DatabaseUnavailableError and TransactionConflictError."""
+    """Reads and writes bills and the ledger. All raise DatabaseUnavailableError, TransactionConflictError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -167,13 +172,13 @@ class BillStore:
 
     async def bill(self, account_id: AccountId, month: Month) -> Bill | None:
         """Return a bill with its lines, None if there is none."""
-        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+        async with self._database.snapshot() as connection:
             return await read_bill(self._database, connection, account_id, month)
 
     async def list_bills(self, account_id: AccountId, page_size: int, page_token: str) -> Page[Bill]:
         """Return bills of an account, newest first; raises MeteringError (INVALID_FIELD) for a token not ours."""
         before = (decode_page_token(page_token, (date.fromisoformat,)) or (date.max,))[0]
-        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+        async with self._database.snapshot() as connection:
             rows = await connection.fetch(self._database.sql["list_bills"], account_id, before, page_size + 1)
             bills = await _with_lines(self._database, connection, account_id, rows[:page_size])
         return Page(tuple(bills), encode_page_token(bills[-1].month.isoformat()) if len(rows) > page_size else "")

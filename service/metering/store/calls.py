@@ -51,7 +51,10 @@ class CallStore:
             if len(ordered) >= COPY_FROM_ROWS:
                 billing_months = await self._copy(ordered)
                 if billing_months is not None:
-                    receipts = {month: Receipt(False, billing) for month, billing in billing_months.items()}
+                    receipts = {
+                        month: Receipt(duplicate=False, billing_month=billing)
+                        for month, billing in billing_months.items()
+                    }
                     return [receipts[call.month] for call in calls]
             return await self._insert(calls, ordered)
         except asyncpg.CheckViolationError as error:
@@ -87,7 +90,9 @@ class CallStore:
         assert row is not None  # noqa: S101 - an aggregate without GROUP BY has one row
         billing_months = dict(zip(row["months"], row["billing_months"], strict=True))
         if row["new_calls"] == len(calls):
-            receipts = {month: Receipt(False, billing) for month, billing in billing_months.items()}
+            receipts = {
+                month: Receipt(duplicate=False, billing_month=billing) for month, billing in billing_months.items()
+            }
             return [receipts[call.month] for call in calls]
         new: set[CallKey] = set(
             zip(row["occurred_on"] or (), row["account_id"] or (), row["call_id"] or (), strict=True)
@@ -98,9 +103,9 @@ class CallStore:
             if call.key in new:
                 new.discard(call.key)  # the same call further on in the batch is a duplicate of this one
                 recorded[call.key] = billing_months[call.month]
-                results.append(Receipt(False, billing_months[call.month]))
+                results.append(Receipt(duplicate=False, billing_month=billing_months[call.month]))
             else:
-                results.append(Receipt(True, recorded[call.key]))
+                results.append(Receipt(duplicate=True, billing_month=recorded[call.key]))
         return results
 
     async def _billing_months(self, keys: Sequence[CallKey]) -> dict[CallKey, Month]:
@@ -158,7 +163,8 @@ class CallStore:
             REJECTED_MAX,
         )
         assert row is not None  # noqa: S101 - it has no FROM
-        return max(0, len(calls) - row["kept"] - row["kept_before"])
+        dropped: int = len(calls) - row["kept"] - row["kept_before"]
+        return max(0, dropped)
 
     async def list_rejected(self, account_id: str, page_size: int, page_token: str) -> Page[RejectedCall]:
         """Return rejected calls of an account, or of all for an empty one, oldest first.

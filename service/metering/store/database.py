@@ -48,7 +48,7 @@ def translated_errors() -> Iterator[None]:
         raise TransactionConflictError(str(error)) from error
     except _UNAVAILABLE as error:
         what = str(error) or type(error).__name__
-        msg = f"The database is not available: {what}. Check that PostgreSQL runs and that METERING_DATABASE_URL is right."
+        msg = f"The database is not available: {what}. Check that PostgreSQL runs, and METERING_DATABASE_URL."
         raise DatabaseUnavailableError(msg) from error
 
 
@@ -125,9 +125,15 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def transaction(self, **options: object) -> AsyncIterator["Connection"]:
+    async def transaction(self) -> AsyncIterator["Connection"]:
         """Lend a connection with a transaction around what is done over it; raises as `connection`."""
-        async with self.connection() as connection, connection.transaction(**options):
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator["Connection"]:
+        """Lend a connection over which everything is read as it was at one moment; raises as `connection`."""
+        async with self.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             yield connection
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:

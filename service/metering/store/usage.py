@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import date
+from typing import TYPE_CHECKING
 
 from metering.model import AccountId, Bill, Call, Month, MonthUsage, RecordedCall, Usage
 from metering.store.accounts import PlansOfAccounts
 from metering.store.bills import read_bill, with_earlier_calls
 from metering.store.database import Database
+
+if TYPE_CHECKING:
+    from datetime import date
 
 CALLS_PER_READ = 1_000
 _BEFORE_ALL_CALLS = "00000000-0000-0000-0000-000000000000"
@@ -40,7 +43,7 @@ class UsageStore:
         Every call that was committed before is counted. Everything is of one snapshot.
         """
         sql = self._database.sql
-        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+        async with self._database.snapshot() as connection:
             account = await connection.fetchrow(sql["account"], account_id)
             if account is None:
                 return None
