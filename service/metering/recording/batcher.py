@@ -96,7 +96,7 @@ class Batcher(Generic[T, R]):
         self._name = name
         self._waiting: deque[_Submission[T, R]] = deque()
         self._waiting_items = 0
-        self._committing: dict[object, list[_Submission[T, R]]] = {}
+        self._committing: list[list[_Submission[T, R]]] = []
         self._arrived = asyncio.Event()
         self._last_start = 0.0
         self._last_items = 0
@@ -111,7 +111,7 @@ class Batcher(Generic[T, R]):
     @property
     def oldest_wait_s(self) -> float:
         """How long the oldest submission has been waiting, or being committed."""
-        submissions = [batch[0].submitted_at for batch in self._committing.values() if batch]
+        submissions = [batch[0].submitted_at for batch in self._committing]
         if self._waiting:
             submissions.append(self._waiting[0].submitted_at)
         return asyncio.get_running_loop().time() - min(submissions) if submissions else 0.0
@@ -168,7 +168,6 @@ class Batcher(Generic[T, R]):
             batch = self._take()
             if not batch:
                 continue
-            self._committing[batch[0]] = batch
             try:
                 await self._commit_batch(batch)
             except (DatabaseUnavailableError, TransactionConflictError) as error:
@@ -180,9 +179,7 @@ class Batcher(Generic[T, R]):
                 pause = BACK_OFF_S[0]
                 if self._away:
                     self._away = False
-                    log.warning("%s: the database is back", self._name)
-            finally:
-                del self._committing[batch[0]]
+                    log.warning("the database is back: %s are committed again", self._name)
 
     async def _keep_spacing(self) -> None:
         """Under load, leave a few milliseconds between the starts of two commits, so that batches become larger."""
@@ -210,7 +207,7 @@ class Batcher(Generic[T, R]):
     def _put_back(self, batch: list[_Submission[T, R]], error: Exception) -> None:
         if not self._away:
             self._away = True
-            log.error("%s: calls wait for the database, trying again until it is back. %s", self._name, error)
+            log.error("%s wait for the database; trying again until it is back. %s", self._name, error)
         self._metrics.failed()
         self._waiting.extendleft(reversed(batch))
         self._waiting_items += sum(len(submission.items) for submission in batch)
@@ -218,7 +215,11 @@ class Batcher(Generic[T, R]):
     async def _commit_batch(self, batch: list[_Submission[T, R]]) -> None:
         items = [item for submission in batch for item in submission.items]
         start = asyncio.get_running_loop().time()
-        results = await self._commit_or_halve(items)
+        self._committing.append(batch)
+        try:
+            results = await self._commit_or_halve(items)
+        finally:
+            self._committing.remove(batch)
         self._metrics.committed(len(items), asyncio.get_running_loop().time() - start)
         end = 0
         for submission in batch:
@@ -243,7 +244,7 @@ class Batcher(Generic[T, R]):
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now = loop.time()
-            for batch in (self._waiting, *self._committing.values()):
+            for batch in (self._waiting, *self._committing):
                 for submission in batch:
                     if submission.expires_at <= now and not submission.future.done():
                         msg = "the database did not take the call in time; send it again with the same occurred_at"

@@ -15,6 +15,7 @@ from metering.rpc.status import status_of
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Found: TypeAlias = "Handler | None"
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,9 @@ class EdgeInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Found]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> Found:
         """Return the wrapped handler of a method."""
         wrapped = self._wrapped.get(handler_call_details.method)
         if wrapped is None:

@@ -87,7 +87,7 @@ class Database:
         with translated_errors():
             pool = await asyncpg.create_pool(
                 url,
-                min_size=1,
+                min_size=0,
                 max_size=connections,
                 max_queries=sys.maxsize,
                 max_inactive_connection_lifetime=0,
