@@ -13,7 +13,7 @@ ISSUE_DAY = 1
 DUE_DAY = 3
 """The day of the next month from whose start on what is outstanding is overdue."""
 
-_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
+_MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -26,7 +26,7 @@ def parse_month(text: str, field: str = "month") -> Month:
 
     """
     match = _MONTH.fullmatch(text)
-    if not match or match[1] == "0000":
+    if not match or match[1] in {"0000", "9999"}:  # the calendar has no year 0, and no month after 9999-12
         raise invalid_field(field, f"{text[:20]!r} is not a month; write it like 2026-11")
     return Month(date(int(match[1]), int(match[2]), 1))
 

@@ -57,11 +57,11 @@ class CallStore:
                     }
                     return [receipts[call.month] for call in calls]
             return await self._insert(calls, ordered)
-        except asyncpg.CheckViolationError as error:
-            # A partition that we knew of was dropped: look again.
-            self._partitions.clear()
-            raise TransactionConflictError(str(error)) from error
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
+                # No partition for a row: one that we knew of was dropped. Look again.
+                self._partitions.clear()
+                raise TransactionConflictError(str(error)) from error
             raise RowRefusedError(str(error)) from error
 
     async def _copy(self, ordered: list[Call]) -> dict[Month, Month] | None:

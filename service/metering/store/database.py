@@ -52,6 +52,17 @@ def translated_errors() -> Iterator[None]:
         raise DatabaseUnavailableError(msg) from error
 
 
+@contextmanager
+def translated_connect_errors() -> Iterator[None]:
+    """Turn whatever the server says to who wants to connect into DatabaseUnavailableError."""
+    try:
+        with translated_errors():
+            yield
+    except asyncpg.PostgresError as error:
+        msg = f"The database does not let us in: {error}. Check METERING_DATABASE_URL, and what the server allows."
+        raise DatabaseUnavailableError(msg) from error
+
+
 def is_duplicate_key(error: Exception) -> bool:
     """Tell whether a write failed because a row with its key was there already: PostgreSQL and Citus say it apart."""
     if isinstance(error, asyncpg.UniqueViolationError):
@@ -84,7 +95,7 @@ class Database:
             DatabaseUnavailableError: it cannot be reached, or lets us not in.
 
         """
-        with translated_errors():
+        with translated_connect_errors():
             pool = await asyncpg.create_pool(
                 url,
                 min_size=0,
@@ -120,9 +131,14 @@ class Database:
             TransactionConflictError: do it again.
 
         """
-        with translated_errors():
-            async with self._pool.acquire() as connection:
+        with translated_connect_errors():
+            connection = await self._pool.acquire()
+        try:
+            with translated_errors():
                 yield connection
+        finally:
+            with translated_errors():
+                await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Connection"]:

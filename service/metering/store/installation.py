@@ -12,7 +12,7 @@ from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from metering.errors import DatabaseUnavailableError
-from metering.store.database import Database, translated_errors
+from metering.store.database import Database, translated_connect_errors, translated_errors
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 OLDEST_POSTGRESQL = 150000
@@ -47,8 +47,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         return await asyncpg.connect(url, timeout=10, server_settings={"application_name": "metering migrate"})
 
-    with translated_errors():
+    with translated_connect_errors():
         connection = await connect()
+    with translated_errors():
         version = int(await connection.fetchval("SHOW server_version_num"))
         await connection.close()
         if version < OLDEST_POSTGRESQL:

@@ -9,7 +9,7 @@ import asyncpg
 
 from metering.errors import DatabaseUnavailableError
 from metering.model import AccountId
-from metering.store.database import Database, translated_errors
+from metering.store.database import Database, translated_connect_errors, translated_errors
 
 STATUS_CHANGED = "metering_status_changed"
 
@@ -64,13 +64,14 @@ class StatusFeedStore:
             changed([AccountId(account_id) for account_id in str(payload).split(",")])
 
         channel = f"metering_heartbeat_{uuid4().hex}"
-        with translated_errors():
+        with translated_connect_errors():
             connection = await asyncpg.connect(
                 self._url,
                 timeout=10,
                 command_timeout=10,
                 server_settings={"application_name": "metering status feed"},
             )
+        with translated_errors():
             try:
                 feed = StatusFeedConnection(self._database, connection, channel)
                 await connection.add_listener(channel, feed._hear)  # noqa: SLF001 - a part of this
