@@ -8,19 +8,24 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.table import Table
 
+from faceid_metering import MeteringClient, to_decimal
+from faceid_metering import MeteringError as ClientError
+from faceid_metering import messages as pb
 from metering import embedded_postgres
 from metering.app import BillingTimeZoneError
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
+from metering.demo import Demo, DemoError, temporary_service
 from metering.errors import DatabaseUnavailableError, MeteringError
 from metering.logs import set_up_logging
 from metering.settings import Settings
@@ -37,11 +42,14 @@ DIFFERENCES_SHOWN = 20
 
 DEFAULTS = Settings()
 
+T = TypeVar("T")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 log = logging.getLogger(__name__)
 out = Console(highlight=False, soft_wrap=True)
 
 
-def setting(*names: str, default: object = None, help: str, **options: Any) -> Callable[..., Any]:  # noqa: A002, ANN401
+def setting(*names: str, default: object = None, help: str, **options: Any) -> Decorator:  # noqa: A002, ANN401
     """Return a click option that is also read from METERING_<NAME>."""
     variable = "METERING_" + names[0].removeprefix("--").replace("-", "_").upper()
     return click.option(
@@ -79,6 +87,8 @@ def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except (
             MeteringError,
+            ClientError,
+            DemoError,
             BillingTimeZoneError,
             WorkerError,
             embedded_postgres.EmbeddedPostgresError,
@@ -250,3 +260,106 @@ def show_audit(found: Audit) -> bool:
     )
     out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
     return found.clean
+
+
+def target_setting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the setting that says which running service."""
+    return setting("--target", default=DEFAULTS.listen, metavar="HOST:PORT", help="The running service.")(command)
+
+
+async def ask(target: str, question: Callable[[MeteringClient], Awaitable[T]], waiting: str) -> T:
+    """Ask a running service something, and say what is waited for meanwhile."""
+    async with MeteringClient(target) as metering:
+        with out.status(waiting):
+            return await question(metering)
+
+
+@main.command()
+@click.argument("account")
+@click.argument("month")
+@target_setting
+@failing_plainly
+def usage(account: str, month: str, target: str) -> None:
+    """Tell what ACCOUNT has used in MONTH (such as 2026-11), by api and day."""
+    found = asyncio.run(ask(target, lambda metering: metering.get_monthly_usage(account, month), "asking …"))
+    state = pb.MonthState.Name(found.state).removeprefix("MONTH_STATE_").lower()
+    out.print(f"[bold]{found.account_id}[/bold] in {found.month} ({state})")
+    table = Table("api", "day", "calls", "charged", box=None, header_style="dim", pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for api in found.apis:
+        table.add_row(api.api, "", f"{api.calls:,}", f"{api.charged_calls:,}")
+        for day in api.days:
+            table.add_row("", day.day, f"{day.calls:,}", "", style="dim")
+    out.print(table)
+    carried = f", {found.carried_calls:,} of them carried from earlier months" if found.carried_calls else ""
+    charges = (
+        money_text(found.charges) if found.HasField("charges") else f"no price for {', '.join(found.unrated_apis)}"
+    )
+    out.print(f"{found.total_calls:,} calls{carried}; {charges}{' so far' if state == 'open' else ''}")
+
+
+@main.command()
+@click.argument("month")
+@click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
+@target_setting
+@failing_plainly
+def close_month(month: str, target: str, dry_run: bool) -> None:  # noqa: FBT001 - a flag
+    """Seal MONTH (such as 2026-11) and issue its bills. May be repeated. The service does it by itself on day 1."""
+    waiting = f"{'looking at' if dry_run else 'closing'} {month} …"
+    closed = asyncio.run(ask(target, lambda metering: metering.close_month(month, dry_run=dry_run), waiting))
+    totals = ", ".join(map(money_text, closed.totals)) or "nothing to pay"
+    verb = "would have" if dry_run else "has"
+    out.print(f"{month} {verb} {closed.bills_issued:,} bills: {totals}")
+    if closed.already_closed:
+        out.print("it had been closed before")
+    if closed.unrated_accounts:
+        out.print(f"[yellow]no price for calls of: {', '.join(closed.unrated_accounts)}[/yellow]")
+        out.print("give these accounts a price plan, and close the month again")
+
+
+@main.command()
+@click.argument("account")
+@click.argument("month")
+@target_setting
+@failing_plainly
+def deduct(account: str, month: str, target: str) -> None:
+    """Deduct what is outstanding of the bill of ACCOUNT for MONTH, as far as the balance goes. May be repeated."""
+    answer = asyncio.run(ask(target, lambda metering: metering.deduct(account, month), "deducting …"))
+    state = pb.BillState.Name(answer.bill.state).removeprefix("BILL_STATE_")
+    service = pb.ServiceState.Name(answer.service_status.state).removeprefix("SERVICE_STATE_")
+    out.print(f"{money_text(answer.deducted)} deducted now, {money_text(answer.outstanding)} outstanding: bill {state}")
+    out.print(f"{account} is {service}{': ' if answer.service_status.reason else ''}{answer.service_status.reason}")
+
+
+def money_text(money: pb.Money) -> str:
+    """Return an amount for people."""
+    return f"{to_decimal(money):,} {money.currency_code}"
+
+
+@main.command()
+@click.option("--target", metavar="HOST:PORT", help="A running service. [default: a temporary one]")
+@click.option("--close-for-others", is_flag=True, help="Close the month even if other accounts have calls in it.")
+@setting("--database-url", help="With --target: the service's database, for the audit.")
+@failing_plainly
+def demo(target: str | None, close_for_others: bool, database_url: str | None) -> None:  # noqa: FBT001 - flags
+    """Play the whole story: activate, price, record, usage, close, deduct, suspend, pay, reactivate, audit."""
+
+    async def audit_here(url: str) -> bool:
+        return show_audit(await run_audit(url))
+
+    async def play() -> bool:
+        if target is None:
+            out.print("starting a temporary service with a database of its own …")
+            async with temporary_service() as (address, temporary):
+                with embedded_postgres.start(temporary) as postgres:
+                    return await play_at(address, lambda: audit_here(postgres.url))
+        return await play_at(target, (lambda: audit_here(database_url)) if database_url else None)
+
+    async def play_at(address: str, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
+        async with MeteringClient(address) as metering:
+            return await Demo(metering, out, audit_books_there).play(close_for_others=close_for_others)
+
+    if not asyncio.run(play()):
+        sys.exit(AUDIT_FAILED)
+    out.print("\n[green]That is the whole story.[/green]")

@@ -1,6 +1,5 @@
 """The gRPC server: services, health, reflection, limits."""
 
-
 from typing import TYPE_CHECKING
 
 from grpc import aio
