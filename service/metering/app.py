@@ -186,7 +186,6 @@ class App:
         self._metrics.status_feed_age.set(feed.age_s)
         self._metrics.status_watchers.set(feed.watchers)
         self._metrics.statuses.set(len(statuses))
-        self._metrics.ready.set(not self.not_ready())
 
     async def _gauge_books(self, gauges: GaugeStore) -> None:
         books = await gauges.read()
@@ -210,6 +209,7 @@ class App:
             if not wrong and oldest_s > QUEUE_AGE_MAX_S:
                 wrong = f"the oldest call has been waiting for its commit for {oldest_s:.1f} s"
             self._not_ready = wrong
+            self._metrics.ready.set(not wrong)
             if serving == bool(wrong):
                 serving = not wrong
                 await server.set_serving(serving=serving)

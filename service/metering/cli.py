@@ -39,6 +39,7 @@ AUDIT_FAILED = 3
 DATABASE_WAIT_S = 60.0
 """For how long `serve` waits at its start for a database that cannot be reached yet."""
 DIFFERENCES_SHOWN = 20
+CONNECT_TIMEOUT_S = 5.0
 
 DEFAULTS = Settings()
 
@@ -271,6 +272,7 @@ async def ask(target: str, question: Callable[[MeteringClient], Awaitable[T]], w
     """Ask a running service something, and say what is waited for meanwhile."""
     async with MeteringClient(target) as metering:
         with out.status(waiting):
+            await metering.wait_until_connected(CONNECT_TIMEOUT_S)
             return await question(metering)
 
 
@@ -358,6 +360,7 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
 
     async def play_at(address: str, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
         async with MeteringClient(address) as metering:
+            await metering.wait_until_connected(CONNECT_TIMEOUT_S)
             return await Demo(metering, out, audit_books_there).play(close_for_others=close_for_others)
 
     if not asyncio.run(play()):

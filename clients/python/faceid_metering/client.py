@@ -11,6 +11,7 @@ from faceid.metering.v1.metering_service_pb2_grpc import MeteringServiceStub
 from faceid_metering.account_rpcs import AccountRpcs
 from faceid_metering.config import ClientConfig
 from faceid_metering.connection import Connection
+from faceid_metering.errors import MeteringError
 from faceid_metering.metering_rpcs import MeteringRpcs
 from faceid_metering.records import CallRecords
 from faceid_metering.runtime import Runtime
@@ -50,6 +51,7 @@ class MeteringClient(MeteringRpcs, AccountRpcs):
             RuntimeError: No event loop is running. A client belongs to the loop that it is made in.
         """
         asyncio.get_running_loop()
+        self._target = target
         self._connection = Connection(target, config, runtime, channel_credentials)
         self._records = CallRecords(runtime)
         self._metering_stub = MeteringServiceStub(self._connection.channel)
@@ -62,6 +64,19 @@ class MeteringClient(MeteringRpcs, AccountRpcs):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def wait_until_connected(self, timeout_s: float) -> None:
+        """Return once there is a connection; a client needs no such wait, but it tells a wrong address soon.
+
+        Raises:
+            MeteringError: UNAVAILABLE, there was none within `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connection.channel.channel_ready()
+        except TimeoutError as error:
+            message = f"no metering service answers at {self._target}"
+            raise MeteringError(grpc.StatusCode.UNAVAILABLE, message) from error
 
     async def close(self) -> None:
         """Close the connection. Requests under way end with MeteringError (CANCELLED), watches end."""

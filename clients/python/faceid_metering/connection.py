@@ -118,6 +118,8 @@ def _options(config: ClientConfig) -> list[tuple[str, str | int]]:
         ("grpc.max_reconnect_backoff_ms", _ms(config.back_off_max_s)),
         ("grpc.keepalive_time_ms", _ms(config.keepalive_interval_s)),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        # The core waits a minute for the answer without this one, whatever the one above says.
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         # A watch sends nothing but pings, and the core would stop after two of them.
         ("grpc.http2.max_pings_without_data", 0),
     ]

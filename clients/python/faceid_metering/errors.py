@@ -90,7 +90,9 @@ def _decode(error: aio.AioRpcError) -> MeteringError:
             fields = tuple((violation.field, violation.description) for violation in bad_request.field_violations)
         elif detail.Unpack(retry):
             retry_after_s = max(retry.retry_delay.ToNanoseconds() / 1e9, 0.0)
-    return MeteringError(error.code(), error.details() or "", reason, fields, retry_after_s)
+    # What a stopping server has received but not looked at, gRPC cancels. It was not this client that did.
+    code = grpc.StatusCode.UNAVAILABLE if error.code() is grpc.StatusCode.CANCELLED else error.code()
+    return MeteringError(code, error.details() or "", reason, fields, retry_after_s)
 
 
 def _details(error: aio.AioRpcError) -> list[AnyMessage]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import compress
 from operator import itemgetter
 from typing import Protocol
@@ -15,6 +16,9 @@ from metering.recording.validation import Calendar, CallFields, CallRejectedErro
 
 REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committers=1, spacing_s=0)
 """Rejected calls are kept the same way as calls are recorded, but with less effort."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +171,7 @@ class Recorder:
         return RecordedBatch(new, duplicates, sorted(rejections.items(), key=itemgetter(0)), not_active)
 
     def _now_micros(self) -> int:
-        return int(self._clock.now().timestamp() * 1_000_000)
+        return (self._clock.now() - _EPOCH) // _MICROSECOND
 
     async def _look_up(self, call: Call) -> ServiceStatus:
         status = (await self._statuses.look_up([call.account_id])).get(call.account_id)

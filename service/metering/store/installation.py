@@ -16,6 +16,7 @@ from metering.store.database import Database, translated_connect_errors, transla
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 OLDEST_POSTGRESQL = 150000
+VERSION_TABLE = "schema_version"
 
 
 def _migrate(connection: Connection) -> tuple[str | None, str]:
@@ -23,7 +24,8 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    before = MigrationContext.configure(connection).get_current_revision()
+    config.attributes["version_table"] = VERSION_TABLE
+    before = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
     command.upgrade(config, "head")
     newest = ScriptDirectory.from_config(config).get_current_head()
     assert newest is not None  # noqa: S101 - there is at least one
@@ -31,7 +33,7 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
 
 
 async def migrate(url: str) -> tuple[str | None, str]:
-    """Bring the database's schema up to date; safe to do from several processes at once.
+    """Bring the database's schema up to date; safe to do from several processes at once (not twice in one).
 
     Args:
         url: of a PostgreSQL 15 or newer; its user becomes the owner of the schema.

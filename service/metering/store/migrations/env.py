@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import text
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, version_table="schema_version")
+context.configure(connection=connection, version_table=context.config.attributes["version_table"])
 with context.begin_transaction():
     # Replicas that start together: the first one migrates, the others find it done.
     connection.execute(text("SELECT pg_advisory_xact_lock(1147, 4)"))
