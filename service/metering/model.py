@@ -1,12 +1,14 @@
 """What the service talks about. Plain values; no rules, no SQL, no protobuf."""
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Generic, NamedTuple, NewType, TypeVar
 
 T = TypeVar("T")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 AccountId = NewType("AccountId", str)
 """The account that makes calls and pays for them."""
@@ -21,7 +23,7 @@ FROM_THE_BEGINNING = Month(date.min)
 class Call(NamedTuple):
     """One billable API request. Its first three fields are its identity, and calls sort by them.
 
-    A tuple, and in the order of the columns it is copied into, because one is made for every call recorded.
+    A tuple of plain values, because one is made for every call recorded.
     """
 
     occurred_on: date
@@ -29,12 +31,18 @@ class Call(NamedTuple):
     account_id: AccountId
     call_id: str
     """A UUID, lower case, 36 characters."""
-    occurred_at: datetime
+    occurred_us: int
+    """When it occurred, in microseconds since 1970 (UTC)."""
     api: str
     result_code: str
     """Empty for success."""
     month: Month
     """The month of `occurred_on`."""
+
+    @property
+    def occurred_at(self) -> datetime:
+        """When it occurred, aware, in UTC."""
+        return EPOCH + timedelta(microseconds=self.occurred_us)
 
     @property
     def key(self) -> "CallKey":

@@ -1,16 +1,16 @@
 """Makes a call of what a gateway sent, or says which field is wrong."""
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from metering.errors import MeteringError, Reason, invalid_field
-from metering.model import AccountId, Call, Month, RejectedCall
+from metering.model import Call, Month, RejectedCall
 
 AHEAD_MAX = timedelta(minutes=5)
 BACK_MAX = timedelta(days=62)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_new = tuple.__new__
 _NANOS_MAX = 999_999_999
 _LAST_SECOND = 253402300799
 _FIRST_SECOND = -62135596800
@@ -109,15 +109,15 @@ class CallValidator:
                 raise invalid_field("occurred_at", "not a valid timestamp: nanos are 0 to 999,999,999, years 1 to 9999")
             micros = seconds * 1_000_000 + nanos // 1000
         day, month = self._calendar.day_of(micros)
-        occurred_at = _EPOCH + timedelta(microseconds=micros)
-        call = Call(day, AccountId(account_id), call_id, occurred_at, api, result_code, month)
+        # Past the named tuple's own constructor, which takes twice as long.
+        call = _new(Call, (day, account_id, call_id, micros, api, result_code, month))
         if not now_micros - _MICROS_BACK_MAX <= micros <= now_micros + _MICROS_AHEAD_MAX:
             how = (
                 "is more than 5 minutes ahead; set the sender's clock"
                 if micros > now_micros
                 else "is more than 62 days back"
             )
-            description = f"{occurred_at.isoformat()} {how}"
+            description = f"{call.occurred_at.isoformat()} {how}"
             raise CallRejectedError(call, invalid_field("occurred_at", description, Reason.OCCURRED_AT_OUT_OF_RANGE))
         return call
 

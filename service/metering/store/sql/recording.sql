@@ -36,10 +36,10 @@ SELECT month, open_month(month) AS billing_month FROM unnest($1::date[]) AS mont
 
 -- append_usage_deltas --
 -- Appends the counts of a batch that was written by COPY.
-INSERT INTO usage_deltas (account_id, billing_month, occurred_on, api, result_code, calls)
-SELECT account_id, billing_month, occurred_on, api, result_code, calls
-FROM unnest($1::text[], $2::date[], $3::date[], $4::text[], $5::text[], $6::bigint[])
-    AS counts (account_id, billing_month, occurred_on, api, result_code, calls);
+INSERT INTO usage_deltas (account_id, occurred_on, api, result_code, billing_month, calls)
+SELECT account_id, occurred_on, api, result_code, billing_month, calls
+FROM unnest($1::text[], $2::date[], $3::text[], $4::text[], $5::date[], $6::bigint[])
+    AS counts (account_id, occurred_on, api, result_code, billing_month, calls);
 
 -- billing_months_of_calls --
 -- The billing months of the calls with the given keys; unknown keys are left out.
