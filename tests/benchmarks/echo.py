@@ -1,0 +1,57 @@
+"""A service that does nothing: the limit of unary calls in this stack.
+
+It has the method, the messages and the options of the real one, and neither interceptor, validation nor database:
+a RecordCall is parsed, and answered with a message as large as the real answer.
+"""
+
+import sys
+from typing import Any
+
+import uvloop
+from google.protobuf.duration_pb2 import Duration
+from google.type import money_pb2
+from grpc import aio
+
+from faceid.metering.v1 import metering_service_pb2 as pb
+from faceid.metering.v1 import metering_service_pb2_grpc as pb_grpc
+from faceid.metering.v1 import resources_pb2
+from metering.rpc import server as real
+
+
+class EchoServicer(pb_grpc.MeteringServiceServicer):
+    """Answers every RecordCall with the same message, which looks like the real service's."""
+
+    def __init__(self) -> None:
+        self._response = pb.RecordCallResponse(
+            billing_month="2026-11",
+            service_status=resources_pb2.ServiceStatus(
+                account_id="bench-000000",
+                state=resources_pb2.SERVICE_STATE_ACTIVE,
+                outstanding=money_pb2.Money(currency_code="CNY"),
+                version=1,
+                age=Duration(nanos=500_000_000),
+            ),
+        )
+
+    async def RecordCall(  # noqa: N802
+        self, request: pb.RecordCallRequest, context: aio.ServicerContext[Any, Any]
+    ) -> pb.RecordCallResponse:
+        return self._response
+
+
+async def serve(port: int) -> None:
+    """Serve on a port (0: any) until terminated; the port is printed."""
+    options = (
+        ("grpc.max_receive_message_length", real.MESSAGE_BYTES_MAX),
+        ("grpc.so_reuseport", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", real.PING_INTERVAL_MIN_MS),
+    )
+    server = aio.server(options=options)
+    pb_grpc.add_MeteringServiceServicer_to_server(EchoServicer(), server)
+    print(server.add_insecure_port(f"127.0.0.1:{port}"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))
