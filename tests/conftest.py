@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -42,9 +43,11 @@ def server_url() -> Iterator[str]:
         yield url
         return
     # Not pytest's own temporary directories: as root, PostgreSQL's user could not get into them.
-    with tempfile.TemporaryDirectory(prefix="metering-test-") as directory:
-        with embedded_postgres.start(Path(directory)) as postgres:
-            yield postgres.url
+    with (
+        tempfile.TemporaryDirectory(prefix="metering-test-") as directory,
+        embedded_postgres.start(Path(directory)) as postgres,
+    ):
+        yield postgres.url
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +108,7 @@ class ServiceProcesses:
         self.database_url = database_url
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> "ServiceProcesses":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

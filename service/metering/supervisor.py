@@ -1,6 +1,7 @@
 """Runs workers: one in this process, or several as processes of their own, which are started again when they die."""
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -34,6 +35,9 @@ STEADY_S = 60.0
 """A worker that has run for so long is started again with the shortest pause."""
 LOOK_INTERVAL_S = 0.5
 """How often it is looked for signals and for workers to be started again."""
+
+GC_THRESHOLDS = (100_000, 50, 100)
+"""New objects between two looks for cycles; Python's own 700 cost 12 % of a worker's time. docs/performance.md."""
 
 Started = Callable[[str, str], None]
 """Is told the addresses of gRPC and of HTTP, once calls are served."""
@@ -87,6 +91,9 @@ def _run_until_signal(app: App, started: Callable[[int], None], *, ignore_interr
         loop.add_signal_handler(signal.SIGINT, (lambda: None) if ignore_interrupt else stop.set)
         await app.run(stop, started)
 
+    # Calls come and go without cycles: look for those rarely, and never in what was there from the start.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
 

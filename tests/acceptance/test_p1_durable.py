@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable
 from pathlib import Path
 
 import asyncpg
@@ -58,21 +58,21 @@ class Load:
     async def _one_by_one(self, stubs: Stubs) -> None:
         while True:
             call = self._new_call(stubs)
-            if not await acknowledged(lambda call=call: stubs.record(call, timeout=5)):  # type: ignore[misc]
+            if not await acknowledged(stubs.record(call, timeout=5)):
                 return
             self.acknowledged.add(call.call_id)
 
     async def _batches(self, stubs: Stubs) -> None:
         while True:
             calls = [self._new_call(stubs) for _ in range(200)]
-            if not await acknowledged(lambda calls=calls: stubs.record_batch(calls, timeout=5)):  # type: ignore[misc]
+            if not await acknowledged(stubs.record_batch(calls, timeout=5)):
                 return
             self.acknowledged.update(call.call_id for call in calls)
 
 
-async def acknowledged(send: Callable[[], "asyncio.Future[object]"]) -> bool:
+async def acknowledged(sending: Awaitable[object]) -> bool:
     try:
-        await send()
+        await sending
     except grpc.aio.AioRpcError as error:
         assert error.code() in RETRIABLE, error
         return False

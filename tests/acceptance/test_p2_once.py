@@ -78,7 +78,8 @@ async def test_the_same_calls_over_8_connections_at_once_count_once(service: Ser
         async with service.another_connection() as connection:
             batches = [mine[start : start + 50] for start in range(0, 300, 50)]
             answers = await asyncio.gather(
-                *(connection.record_batch(batch) for batch in batches), *(connection.record(call) for call in mine[300:])
+                *(connection.record_batch(batch) for batch in batches),
+                *(connection.record(call) for call in mine[300:]),
             )
             return sum(getattr(answer, "accepted", not getattr(answer, "duplicate", True)) for answer in answers)
 

@@ -22,7 +22,11 @@ async def test_a_month_is_half_open_to_the_microsecond(service: Service) -> None
         (NOVEMBER_STARTS, "2026-11"),
     ):
         assert (await service.record(service.call("acme", at=at))).billing_month == month
-    assert [(await service.usage("acme", month)).total_calls for month in ("2026-09", "2026-10", "2026-11")] == [1, 2, 1]
+    assert [(await service.usage("acme", month)).total_calls for month in ("2026-09", "2026-10", "2026-11")] == [
+        1,
+        2,
+        1,
+    ]
 
 
 async def test_nanoseconds_do_not_move_a_call_into_the_next_month(service: Service) -> None:

@@ -83,7 +83,8 @@ async def record_for_ever(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("assurance", "statement"), [(name, statement) for name, statements in TAMPERING.items() for statement in statements]
+    ("assurance", "statement"),
+    [(name, statement) for name, statements in TAMPERING.items() for statement in statements],
 )
 async def test_tampering_is_found(
     service: Service, db: "asyncpg.Connection[asyncpg.Record]", assurance: str, statement: str

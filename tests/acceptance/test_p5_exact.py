@@ -1,4 +1,4 @@
-"""P5 exact: money is decimal; a line is rounded once, half up; a bill is the sum of its lines; the ledger only grows."""
+"""P5 exact: money is decimal; a line is rounded once, half up; a bill is its lines; the ledger only grows."""
 
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -109,9 +109,7 @@ async def test_any_bill_is_the_sum_of_its_lines_each_rounded_once(
     await service.put_plan(plan)
     await service.activate(account_id, account_id, code)
     await service.record_batch(calls)
-    expected = [
-        (count * price).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP) for count, price in lines
-    ]
+    expected = [(count * price).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP) for count, price in lines]
     assert amount((await service.usage(account_id, "2026-11")).charges) == sum(expected)
 
 

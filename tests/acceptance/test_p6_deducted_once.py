@@ -3,8 +3,8 @@
 import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-import asyncpg
 import grpc
 import pytest
 
@@ -12,6 +12,9 @@ from faceid.metering.v1 import resources_pb2 as pb
 from tests.conftest import ServiceProcesses
 from tests.support.audit import assert_books_are_right
 from tests.support.service import FakeClock, Service, amount, reason_of
+
+if TYPE_CHECKING:
+    import asyncpg
 
 OCTOBER = datetime(2026, 10, 15, tzinfo=UTC)
 
@@ -127,7 +130,7 @@ async def test_killing_the_service_while_it_closes_and_deducts_bills_and_deducts
         await working
         service = await processes.start()
     closed = await service.close_month(month)
-    assert (closed.bills_issued, amount(closed.totals[0])) == (60, Decimal("75"))
+    assert (closed.bills_issued, amount(closed.totals[0])) == (60, Decimal(75))
     for account_id in account_ids:
         assert (await service.deduct(account_id, month)).bill.state == pb.BILL_STATE_PAID
         assert amount((await service.account(account_id)).balance) == Decimal("98.75")

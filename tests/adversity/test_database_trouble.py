@@ -5,8 +5,8 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import asyncpg
 import grpc
 import pytest
 
@@ -14,6 +14,9 @@ from faceid.metering.v1 import resources_pb2 as pb
 from tests.support.audit import assert_books_are_right
 from tests.support.proxy import TcpProxy
 from tests.support.service import FakeClock, Service, reason_of, retry_after_s
+
+if TYPE_CHECKING:
+    import asyncpg
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -173,9 +176,7 @@ async def test_cancelled_requests_do_not_disturb_the_others(service: Service) ->
     await assert_books_are_right(service.database_url)
 
 
-async def test_a_dropped_partition_is_made_again(
-    service: Service, db: "asyncpg.Connection[asyncpg.Record]"
-) -> None:
+async def test_a_dropped_partition_is_made_again(service: Service, db: "asyncpg.Connection[asyncpg.Record]") -> None:
     await service.activate("acme")
     await service.record(service.call("acme"))
     for size in (1, 300):

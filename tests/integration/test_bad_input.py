@@ -120,7 +120,9 @@ async def test_rejected_calls_are_bounded_per_account_and_what_is_dropped_is_cou
     assert dropped == 500
 
 
-@pytest.mark.parametrize("month", ["", "2026-13", "2026-1", "202611", "2026-11-01", "0000-01", "２０２６-11", "2026-11\n"])
+@pytest.mark.parametrize(
+    "month", ["", "2026-13", "2026-1", "202611", "2026-11-01", "0000-01", "２０２６-11", "2026-11\n"]
+)
 async def test_a_malformed_month_is_refused(service: Service, month: str) -> None:
     await service.activate("acme")
     for ask in (service.usage("acme", month), service.close_month(month), service.deduct("acme", month)):

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-import asyncpg
 import grpc
 import pytest
 
@@ -12,6 +12,9 @@ from faceid.metering.v1 import resources_pb2 as pb
 from metering import app
 from tests.support.audit import assert_books_are_right
 from tests.support.service import FakeClock, Service, amount
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 @pytest.fixture(autouse=True)

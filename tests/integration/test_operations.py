@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.conftest import ServiceProcesses
 from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service
+
+UnknownMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 SERVICES = {"faceid.metering.v1.MeteringService", "faceid.metering.v1.AccountService"}
 
@@ -48,7 +49,9 @@ async def test_metrics_and_probes_are_served(processes: ServiceProcesses, worker
     record_call = 'grpc_method="RecordCall",grpc_service="faceid.metering.v1.MeteringService",grpc_type="unary"'
     assert float(samples["metering_recorded_calls_total"]) == 5
     assert float(samples[f"grpc_server_started_total{{{record_call}}}"]) == 5
-    handled = [float(value) for name, value in samples.items() if name.startswith("grpc_server_handled_total{grpc_code")]
+    handled = [
+        float(value) for name, value in samples.items() if name.startswith("grpc_server_handled_total{grpc_code")
+    ]
     assert sum(handled) >= 6
     assert float(samples["metering_ready"]) == 1
     assert float(samples["metering_workers"]) == workers
@@ -68,7 +71,7 @@ async def test_health_and_reflection_are_served(service: Service) -> None:
 
 
 async def test_an_unknown_method_is_unimplemented(service: Service) -> None:
-    call = service.channel.unary_unary("/faceid.metering.v1.MeteringService/Nonsense")
+    call: UnknownMethod = service.channel.unary_unary("/faceid.metering.v1.MeteringService/Nonsense")
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call(b"")
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -192,5 +195,3 @@ async def test_metrics_of_a_service_in_this_process_count_carried_and_duplicate_
     assert sample("metering_duplicate_calls_total") == 2
     assert sample("metering_carried_calls_total") == 120
     assert sample("metering_rejected_calls_total", reason="ACCOUNT_NOT_FOUND") == 1
-
-

@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-
-import asyncpg
+from typing import TYPE_CHECKING
 
 from faceid.metering.v1 import resources_pb2 as pb
 from tests.support.service import FakeClock, Service
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 async def test_usage_counts_every_acknowledged_call_at_once_folded_or_not(service: Service) -> None:
@@ -27,9 +29,7 @@ async def test_usage_counts_every_acknowledged_call_at_once_folded_or_not(servic
     assert (await service.usage("acme", "2026-11")).total_calls == 6_000
 
 
-async def test_counts_are_folded_and_stay_the_same(
-    service: Service, db: "asyncpg.Connection[asyncpg.Record]"
-) -> None:
+async def test_counts_are_folded_and_stay_the_same(service: Service, db: "asyncpg.Connection[asyncpg.Record]") -> None:
     await service.activate("acme")
     for _ in range(10):
         await service.record_batch([service.call("acme") for _ in range(10)])

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import grpc
@@ -137,12 +137,12 @@ class Stubs:
 class Service(Stubs):
     """A worker in this process; `clock` is its time."""
 
-    def __init__(self, database_url: str, clock: FakeClock, **settings: object) -> None:
+    def __init__(self, database_url: str, clock: FakeClock, **settings: Any) -> None:  # noqa: ANN401 - as in Settings
         self.clock = clock
         self.database_url = database_url
         self.metrics = Metrics(CollectorRegistry())
-        options = {"listen": "127.0.0.1:0", "shutdown_grace_s": 2.0, **settings}
-        self.settings = Settings(**options)  # type: ignore[arg-type] - the test says what it means
+        options: dict[str, Any] = {"listen": "127.0.0.1:0", "shutdown_grace_s": 2.0, **settings}
+        self.settings = Settings(**options)
         self.app = App(self.settings, database_url, self.metrics, clock, share_port=False)
         self.target = ""
         self._stop = asyncio.Event()
@@ -151,7 +151,8 @@ class Service(Stubs):
     async def __aenter__(self) -> Self:
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self.app.run(self._stop, started.set_result))
-        await asyncio.wait({started, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        waited_for: set[asyncio.Future[Any]] = {started, self._task}
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             await self._task
         self.target = f"127.0.0.1:{started.result()}"

@@ -164,7 +164,8 @@ class StatusFeed:
                         yield statuses
                 except DatabaseUnavailableError as error:
                     log.warning("a watcher waits for the database: %s", error)
-                    watcher.all_is_news = True
+                    watcher.tell_all()
+                    await asyncio.sleep(RECONNECT_INTERVAL_S)
         finally:
             self._watchers.discard(watcher)
 

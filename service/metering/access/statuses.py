@@ -40,15 +40,16 @@ class Statuses:
         return self._statuses.get(account_id)
 
     def known_accounts(self) -> list[AccountId]:
-        """Return the accounts in memory."""
-        return list(self._statuses)
+        """Return the accounts in memory, and those that are being looked up."""
+        return list(self._statuses.keys() | self._reading | self._wanted)
 
     async def of(self, account_ids: Sequence[AccountId]) -> list[ServiceStatus]:
         """Return the statuses of accounts, from memory where they are; raises DatabaseUnavailableError."""
-        unknown = [account_id for account_id in account_ids if account_id not in self._statuses]
-        found = await self.look_up(unknown) if unknown else {}
-        statuses = (self._statuses.get(account_id) or found.get(account_id) for account_id in account_ids)
-        return [status for status in statuses if status is not None]
+        known = {each: status for each in account_ids if (status := self._statuses.get(each)) is not None}
+        unknown = [account_id for account_id in account_ids if account_id not in known]
+        # Looking up the others may push out what is known now, or bring a newer one.
+        found = known | await self.look_up(unknown) if unknown else known
+        return [self._statuses.get(each) or found[each] for each in account_ids if each in found]
 
     async def refresh(self, account_ids: Collection[AccountId]) -> None:
         """Read the statuses of accounts again, of those that are in memory; raises DatabaseUnavailableError."""

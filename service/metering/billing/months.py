@@ -26,7 +26,8 @@ def parse_month(text: str, field: str = "month") -> Month:
 
     """
     match = _MONTH.fullmatch(text)
-    if not match or match[1] in {"0000", "9999"}:  # the calendar has no year 0, and no month after 9999-12
+    # The calendar has no year 0 and no month after 9999-12, and 0001-01 stands for the beginning.
+    if not match or match[1] in {"0000", "0001", "9999"}:
         raise invalid_field(field, f"{text[:20]!r} is not a month; write it like 2026-11")
     return Month(date(int(match[1]), int(match[2]), 1))
 
@@ -79,8 +80,13 @@ class BillingCalendar:
         return self._zone.key
 
     def today(self, now: datetime) -> date:
-        """Return the day it is at an instant."""
-        return now.astimezone(self._zone).date()
+        """Return the day it is at an instant.
+
+        A day ends where the next one begins for the first time, even if the clock then goes back over midnight.
+        """
+        day = now.astimezone(self._zone).date()
+        tomorrow = day + timedelta(days=1)
+        return tomorrow if now >= self.start_of(tomorrow) else day
 
     def start_of(self, day: date) -> datetime:
         """Return the first instant of a day, in UTC."""

@@ -1,7 +1,8 @@
 """Group commit: what waits is committed together.
 
-There is no timer that a lone call would have to wait for. A call that finds nothing under way is committed at once;
-calls that come in during a commit are the next batch. So batches grow by themselves under load.
+There is no timer that a lone call would have to wait for: it is committed at once. Calls that come in during a commit
+are the next batch, so that batches grow by themselves under load. While they have company, a few milliseconds lie
+between the starts of two commits, since many small commits would take the processor that calls need.
 """
 
 import asyncio
@@ -102,6 +103,7 @@ class Batcher(Generic[T, R]):
         self._last_items = 0
         self._away = False
         self._closing = False
+        self._closed = False
 
     @property
     def waiting_items(self) -> int:
@@ -126,9 +128,11 @@ class Batcher(Generic[T, R]):
             wait_s: for how long to wait at the most.
 
         Raises:
-            MeteringError: QUEUE_FULL, or DATABASE_UNAVAILABLE (whether they are committed is not known).
+            MeteringError: QUEUE_FULL, SHUTTING_DOWN, or DATABASE_UNAVAILABLE (whether they are committed is not known).
 
         """
+        if self._closed:
+            raise _stopped()
         if self._waiting_items + len(items) > self._limits.queue_items_max and self._waiting_items:
             msg = f"{self._waiting_items} calls wait to be recorded, as many as this server accepts; send it again"
             raise MeteringError(Reason.QUEUE_FULL, msg, retry_after_s=0.1)
@@ -142,6 +146,15 @@ class Batcher(Generic[T, R]):
 
     async def run(self) -> None:
         """Commit until cancelled, or until `drain` was called and nothing waits any more."""
+        try:
+            await self._run()
+        finally:
+            self._closed = True
+            for submission in self._waiting:
+                if not submission.future.done():
+                    submission.future.set_exception(_stopped())
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             sweeper = tasks.create_task(self._sweep(), name=f"{self._name} sweeper")
             committers = [
@@ -175,6 +188,10 @@ class Batcher(Generic[T, R]):
                 # Full jitter, so that replicas do not come back all at once.
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - nothing to guess here
                 pause = min(2 * pause, BACK_OFF_S[1])
+            except BaseException:
+                # This ends `run`, which answers all who wait.
+                self._waiting.extendleft(reversed(batch))
+                raise
             else:
                 pause = BACK_OFF_S[0]
                 if self._away:
@@ -239,7 +256,10 @@ class Batcher(Generic[T, R]):
             return [*first, *await self._commit_or_halve(items[middle:])]
 
     async def _sweep(self) -> None:
-        """Answer those whose time is up. Their calls may be committed later: that is why repeating is safe."""
+        """Answer those whose time is up, and let those leave the queue who wait no more.
+
+        A call whose commit has begun may be committed all the same: that is why repeating is safe.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
@@ -249,3 +269,12 @@ class Batcher(Generic[T, R]):
                     if submission.expires_at <= now and not submission.future.done():
                         msg = "the database did not take the call in time; send it again with the same occurred_at"
                         submission.future.set_exception(DatabaseUnavailableError(msg))
+            if any(submission.future.done() for submission in self._waiting):
+                self._waiting = deque(submission for submission in self._waiting if not submission.future.done())
+                self._waiting_items = sum(len(submission.items) for submission in self._waiting)
+
+
+def _stopped() -> MeteringError:
+    return MeteringError(
+        Reason.SHUTTING_DOWN, "this server is stopping; send it again, to another one", retry_after_s=0.1
+    )

@@ -20,6 +20,9 @@ REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committ
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+KEEP_WAIT_S = 10.0
+"""For how long a commit waits until a call is kept that the database refused."""
+
 log = logging.getLogger(__name__)
 
 
@@ -123,7 +126,8 @@ class Recorder:
             await self._reject([rejected], wait_s)
             raise
         except MeteringError as error:
-            self._metrics.rejected(error.reason, 1)
+            if error.reason is Reason.INVALID_FIELD:
+                self._metrics.rejected(error.reason, 1)
             raise
         (receipt,) = await self.calls.submit((call,), wait_s)
         if isinstance(receipt, MeteringError):
@@ -225,11 +229,8 @@ class Recorder:
     async def _refuse(self, call: Call, message: str) -> MeteringError:
         """Keep a call that looked well-formed, but that the database refuses."""
         log.error("call %s of account %s cannot be recorded: %s", call.call_id, call.account_id, message)
-        error = CallRejectedError(
-            call, MeteringError(Reason.UNRECORDABLE, f"the database refuses this call: {message}")
-        )
-        self._metrics.rejected(error.reason, 1)
-        await self._keep([error.as_rejected_call(self._clock.now())])
+        error = MeteringError(Reason.UNRECORDABLE, f"the database refuses this call: {message}")
+        await self._reject([CallRejectedError(call, error)], KEEP_WAIT_S)
         return error
 
     async def _refuse_rejected(self, call: RejectedCall, message: str) -> MeteringError:

@@ -1,19 +1,20 @@
 """Makes a call of what a gateway sent, or says which field is wrong."""
 
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from metering.errors import MeteringError, Reason, invalid_field
-from metering.model import Call, Month, RejectedCall
+from metering.model import EPOCH, Call, Month, RejectedCall
 
 AHEAD_MAX = timedelta(minutes=5)
 BACK_MAX = timedelta(days=62)
 
 _new = tuple.__new__
 _NANOS_MAX = 999_999_999
-_LAST_SECOND = 253402300799
-_FIRST_SECOND = -62135596800
+# A year less at either end than datetime has, so that no time zone can lead out of it.
+_FIRST_MICROS = (datetime(2, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+_END_MICROS = (datetime(9999, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 _NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _OTHER_UUID = re.compile(r"[0-9a-f]{32}")
@@ -105,9 +106,11 @@ class CallValidator:
         if seconds is None:
             micros = _micros_of_uuid7(call_id)
         else:
-            if not (0 <= nanos <= _NANOS_MAX and _FIRST_SECOND <= seconds <= _LAST_SECOND):
-                raise invalid_field("occurred_at", "not a valid timestamp: nanos are 0 to 999,999,999, years 1 to 9999")
+            if not 0 <= nanos <= _NANOS_MAX:
+                raise invalid_field("occurred_at", "not a valid timestamp: nanos are 0 to 999,999,999")
             micros = seconds * 1_000_000 + nanos // 1000
+        if not _FIRST_MICROS <= micros < _END_MICROS:
+            raise invalid_field("occurred_at", "not a valid timestamp: years are 2 to 9998")
         day, month = self._calendar.day_of(micros)
         # Past the named tuple's own constructor, which takes twice as long.
         call = _new(Call, (day, account_id, call_id, micros, api, result_code, month))

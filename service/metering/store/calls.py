@@ -11,7 +11,7 @@ from metering.errors import RowRefusedError, TransactionConflictError, retry_con
 from metering.model import Call, CallKey, Month, Page, Receipt, RejectedCall
 from metering.store.copy_rows import COLUMNS, CopyRows
 from metering.store.database import Database, is_duplicate_key
-from metering.store.page_token import decode_page_token, encode_page_token
+from metering.store.page_token import decode_page_token, encode_page_token, text_from_token, time_from_token
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ round trips. Measured: docs/performance.md."""
 REJECTED_PER_ACCOUNT_MAX = 1_000
 REJECTED_MAX = 100_000
 
-_PLACE = (datetime.fromisoformat, str, lambda text: str(UUID(text)), datetime.fromisoformat)
+_PLACE = (time_from_token, text_from_token, lambda text: str(UUID(text)), time_from_token)
 _FIRST_PLACE = (datetime.min.replace(tzinfo=UTC), "", str(UUID(int=0)), datetime.min.replace(tzinfo=UTC))
 
 
@@ -148,6 +148,7 @@ class CallStore:
 
         Raises:
             DatabaseUnavailableError: nothing was kept.
+            RowRefusedError: at least one of them cannot be stored; none of them is.
 
         """
         columns = (
@@ -160,12 +161,15 @@ class CallStore:
             "reason",
             "message",
         )
-        row = await self._database.fetchrow(
-            "reject_calls",
-            *([getattr(call, column) for call in calls] for column in columns),
-            REJECTED_PER_ACCOUNT_MAX,
-            REJECTED_MAX,
-        )
+        try:
+            row = await self._database.fetchrow(
+                "reject_calls",
+                *([getattr(call, column) for call in calls] for column in columns),
+                REJECTED_PER_ACCOUNT_MAX,
+                REJECTED_MAX,
+            )
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            raise RowRefusedError(str(error)) from error
         assert row is not None  # noqa: S101 - it has no FROM
         dropped: int = len(calls) - row["kept"] - row["kept_before"]
         return max(0, dropped)

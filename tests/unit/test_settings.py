@@ -1,0 +1,76 @@
+"""Settings say at start what is wrong with them."""
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from metering.settings import Settings, split_address
+
+
+def test_the_defaults_can_be_served_with_and_are_seen_by_this_machine_only() -> None:
+    settings = Settings()
+    assert split_address(settings.listen) == ("127.0.0.1", 50051)
+    assert split_address(settings.metrics_listen) == ("127.0.0.1", 9464)
+    assert settings.billing_timezone == "Asia/Shanghai"
+    assert settings.database_url is None
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(FrozenInstanceError):
+        settings.workers = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1", 50051),
+        ("localhost:0", "localhost", 0),
+        ("[::1]:65535", "::1", 65535),
+        ("metering.internal:1", "metering.internal", 1),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(address: str, host: str, port: int) -> None:
+    assert split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", ":", "50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "h:-1", "h:65536", "h:1.5", "h: 1", "h:²"],
+)
+@pytest.mark.parametrize("name", ["listen", "metrics_listen"])
+def test_what_is_no_address_is_refused(name: str, address: str) -> None:
+    wrong: dict[str, Any] = {name: address, "insecure_listen": True}
+    with pytest.raises(ValueError, match=r"is not an address; write it like 127\.0\.0\.1:50051"):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "localhost:1"])
+def test_this_machine_alone_is_always_served(address: str) -> None:
+    assert Settings(listen=address).listen == address
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.7:1", "metering.internal:1", "localhost.evil:1"])
+def test_other_machines_are_served_only_if_that_is_said_in_so_many_words(address: str) -> None:
+    with pytest.raises(ValueError, match=r"can be reached from other machines.*--insecure-listen"):
+        Settings(listen=address)
+    assert Settings(listen=address, insecure_listen=True).listen == address
+
+
+def test_metrics_may_be_served_to_other_machines() -> None:
+    assert Settings(metrics_listen="0.0.0.0:9464").metrics_listen == "0.0.0.0:9464"
+
+
+@pytest.mark.parametrize("name", ["workers", "queue_calls", "batch_calls", "committers"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_there_is_at_least_one_of_everything(name: str, number: int) -> None:
+    wrong: dict[str, Any] = {name: number}
+    with pytest.raises(ValueError, match=f"{name}: {number} is less than 1"):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize("zone", ["", "Shanghai", "UTC+8", "../etc/passwd"])
+def test_an_unknown_time_zone_is_refused(zone: str) -> None:
+    with pytest.raises(ValueError, match="is not a time zone"):
+        Settings(billing_timezone=zone)
