@@ -167,7 +167,7 @@ def main() -> None:
     "--commit-spacing-ms",
     default=DEFAULTS.commit_spacing_ms,
     type=click.FloatRange(0, 1000),
-    help="Under load, milliseconds between the starts of two commits.",
+    help="Under load, milliseconds between the starts of two commits, at the most.",
 )
 @setting(
     "--shutdown-grace-s",

@@ -31,8 +31,8 @@ class Settings:
     """Calls in a commit, at the most."""
     committers: int = 2
     """Commits at the same time in one worker."""
-    commit_spacing_ms: float = 3.0
-    """Under load, milliseconds between the starts of two commits of one worker."""
+    commit_spacing_ms: float = 10.0
+    """Under load, milliseconds between the starts of two commits of one worker, at the most."""
     shutdown_grace_s: float = 10.0
     """How long requests under way are given to end when the service stops."""
 

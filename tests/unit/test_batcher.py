@@ -160,14 +160,21 @@ async def test_a_submission_larger_than_a_batch_is_a_batch_of_its_own() -> None:
 
 async def test_under_load_two_commits_begin_no_closer_together_than_the_spacing() -> None:
     database, spacing_s = Database(), 0.05
-    limits = BatcherLimits(queue_items_max=100, batch_items_max=10, committers=1, spacing_s=spacing_s)
+    limits = BatcherLimits(queue_items_max=100, batch_items_max=100, committers=1, spacing_s=spacing_s)
     loop = asyncio.get_running_loop()
     async with running(database, limits) as batcher:
         start = loop.time()
-        await batcher.submit([1, 2], LONG_S)
+        await batcher.submit(range(1, 61), LONG_S)
         assert loop.time() - start < spacing_s
-        await batcher.submit([3], LONG_S)
+        await batcher.submit([61], LONG_S)
         assert loop.time() - start >= spacing_s
+
+
+async def test_calls_one_after_the_other_do_not_wait_for_the_spacing() -> None:
+    limits = BatcherLimits(queue_items_max=100, batch_items_max=100, committers=1, spacing_s=10 * LONG_S)
+    async with running(Database(), limits) as batcher, asyncio.timeout(LONG_S):
+        for number in range(5):
+            await batcher.submit([number], LONG_S)
 
 
 async def test_a_full_batch_does_not_wait_for_the_spacing() -> None:

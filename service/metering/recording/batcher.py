@@ -20,6 +20,8 @@ R = TypeVar("R")
 
 SWEEP_INTERVAL_S = 0.05
 """How often it is looked for waiters whose time is up."""
+SPACING_PER_ITEM_S = 0.001
+"""For each call that shared the last commit, the next one may wait so long, up to the limit."""
 BACK_OFF_S = (0.05, 1.0)
 """Shortest and longest pause before the next try while the database is away."""
 
@@ -47,7 +49,7 @@ class BatcherLimits:
     committers: int
     """Batches being committed at the same time."""
     spacing_s: float
-    """While a batch is being committed, the next one begins no sooner after it than this, unless it is full."""
+    """Under load, a batch begins no sooner after the one before than this, unless it is full."""
 
 
 class _Submission(Generic[T, R]):
@@ -199,9 +201,13 @@ class Batcher(Generic[T, R]):
                     log.warning("the database is back: %s are committed again", self._name)
 
     async def _keep_spacing(self) -> None:
-        """Under load, leave a few milliseconds between the starts of two commits, so that batches become larger."""
-        while self._last_items > 1 and self._waiting_items < self._limits.batch_items_max:
-            rest = self._last_start + self._limits.spacing_s - asyncio.get_running_loop().time()
+        """Under load, leave a few milliseconds between the starts of two commits, so that batches become larger.
+
+        The more calls were in the last one, the more of them will share the wait; a lone call has none.
+        """
+        spacing_s = min(self._limits.spacing_s, (self._last_items - 1) * SPACING_PER_ITEM_S)
+        while self._waiting_items < self._limits.batch_items_max:
+            rest = self._last_start + spacing_s - asyncio.get_running_loop().time()
             if rest <= 0:
                 return
             await asyncio.sleep(rest)

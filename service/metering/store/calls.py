@@ -9,7 +9,7 @@ import asyncpg
 
 from metering.errors import RowRefusedError, TransactionConflictError, retry_conflicts
 from metering.model import Call, CallKey, Month, Page, Receipt, RejectedCall
-from metering.store.copy_rows import COLUMNS, CopyRows
+from metering.store.copy_rows import CALL_COLUMNS, COUNT_COLUMNS, copy_rows
 from metering.store.database import Database, is_duplicate_key
 from metering.store.page_token import decode_page_token, encode_page_token, text_from_token, time_from_token
 
@@ -42,7 +42,8 @@ class CallStore:
             RowRefusedError: at least one of them cannot be stored; none of them is.
 
         """
-        ordered = sorted(calls)
+        # All writers in the same order, so that they cannot deadlock; one text is compared faster than three values.
+        ordered = sorted(calls, key=_write_order)
         await self._ensure_partitions({call.occurred_on for call in ordered})
         try:
             if len(ordered) >= COPY_FROM_ROWS:
@@ -69,14 +70,9 @@ class CallStore:
                 months = sorted({call.month for call in ordered})
                 opened = await connection.fetch(sql["open_months"], months)
                 billing_months = {row["month"]: row["billing_month"] for row in opened}
-                rows = CopyRows(ordered, billing_months)
-                await connection.copy_to_table("calls", source=_once(rows.data), columns=COLUMNS, format="binary")
-                await connection.execute(
-                    sql["append_usage_deltas"],
-                    *zip(*rows.counts, strict=True),
-                    [billing_months[Month(key[1].replace(day=1))] for key in rows.counts],
-                    list(rows.counts.values()),
-                )
+                rows, counts = copy_rows(ordered, billing_months)
+                for table, data, columns in (("calls", rows, CALL_COLUMNS), ("usage_deltas", counts, COUNT_COLUMNS)):
+                    await connection.copy_to_table(table, source=_once(data), columns=columns, format="binary")
         except (asyncpg.UniqueViolationError, asyncpg.InternalServerError) as error:
             if not is_duplicate_key(error):
                 raise
@@ -193,6 +189,11 @@ class CallStore:
                 last.rejected_at.isoformat(), last.account_id, last.call_id, last.occurred_at.isoformat()
             ),
         )
+
+
+def _write_order(call: Call) -> str:
+    """Return what calls are sorted by before they are written; `record_calls` sorts alike."""
+    return call.account_id + call.call_id
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -1,6 +1,6 @@
 -- record_calls --
 -- Writes a batch of calls and their counts in one statement, leaving out calls that are there already.
--- $1 the months of the calls, ascending; $2 to $8 the calls, column by column, sorted by key.
+-- $1 the months of the calls, ascending; $2 to $8 the calls, column by column.
 -- Returns one row: the months, their billing months, how many calls are new, and, unless all of them are, their keys.
 WITH sealed AS MATERIALIZED (
     SELECT month, open_month(month) AS billing_month FROM unnest($1::date[]) AS month
@@ -11,8 +11,8 @@ WITH sealed AS MATERIALIZED (
     FROM unnest($2::date[], $3::text[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::date[])
         AS call (occurred_on, account_id, call_id, occurred_at, api, result_code, month)
     JOIN sealed ON sealed.month = call.month
-    -- Concurrent batches insert in the same order, so that they cannot deadlock.
-    ORDER BY call.occurred_on, call.account_id COLLATE "C", call.call_id
+    -- All writers in the same order, so that they cannot deadlock.
+    ORDER BY (call.account_id || call.call_id) COLLATE "C"
     ON CONFLICT DO NOTHING
     RETURNING occurred_on, account_id, call_id, api, result_code, billing_month
 ), counted AS (
@@ -33,13 +33,6 @@ FROM new;
 -- open_months --
 -- Holds the seal on the billing months of calls of the months $1 (ascending) until the transaction ends.
 SELECT month, open_month(month) AS billing_month FROM unnest($1::date[]) AS month;
-
--- append_usage_deltas --
--- Appends the counts of a batch that was written by COPY.
-INSERT INTO usage_deltas (account_id, occurred_on, api, result_code, billing_month, calls)
-SELECT account_id, occurred_on, api, result_code, billing_month, calls
-FROM unnest($1::text[], $2::date[], $3::text[], $4::text[], $5::date[], $6::bigint[])
-    AS counts (account_id, occurred_on, api, result_code, billing_month, calls);
 
 -- billing_months_of_calls --
 -- The billing months of the calls with the given keys; unknown keys are left out.
