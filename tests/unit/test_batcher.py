@@ -199,12 +199,12 @@ async def test_as_many_batches_are_committed_at_the_same_time_as_there_are_commi
 
 async def test_a_full_queue_refuses_more_and_says_when_to_come_back() -> None:
     database = Database()
-    limits = BatcherLimits(queue_items_max=3, batch_items_max=10, committers=1, spacing_s=0)
+    limits = BatcherLimits(queue_items_max=4, batch_items_max=10, committers=1, spacing_s=0)
     async with running(database, limits) as batcher:
         held = await hold(database, batcher, 0)
         waiting = submit(batcher, 1, 2)
         await until(lambda: batcher.waiting_items == 2)
-        with pytest.raises(MeteringError, match="2 calls wait to be recorded") as refused:
+        with pytest.raises(MeteringError, match="3 calls wait to be recorded") as refused:
             await batcher.submit([3, 4], LONG_S)
         assert refused.value.reason is Reason.QUEUE_FULL
         assert refused.value.retry_after_s is not None
@@ -243,7 +243,7 @@ async def test_who_is_cancelled_while_waiting_is_not_committed() -> None:
 @pytest.mark.parametrize("leave", ["cancelled", "expired"])
 async def test_who_leaves_the_queue_makes_room_in_it_even_while_a_commit_hangs(leave: str) -> None:
     database = Database()
-    limits = BatcherLimits(queue_items_max=2, batch_items_max=10, committers=1, spacing_s=0)
+    limits = BatcherLimits(queue_items_max=3, batch_items_max=10, committers=1, spacing_s=0)
     async with running(database, limits) as batcher:
         held = await hold(database, batcher, 0)
         gone = submit(batcher, 1, 2, wait_s=0.01 if leave == "expired" else LONG_S)

@@ -43,7 +43,7 @@ class BatcherLimits:
     """The bounds of a batcher."""
 
     queue_items_max: int
-    """Items that wait, at the most; more are refused."""
+    """Items that wait or are being committed, at the most; more are refused."""
     batch_items_max: int
     """Items in a batch, at the most, but for a single submission that is larger."""
     committers: int
@@ -100,6 +100,7 @@ class Batcher(Generic[T, R]):
         self._waiting: deque[_Submission[T, R]] = deque()
         self._waiting_items = 0
         self._committing: list[list[_Submission[T, R]]] = []
+        self._committing_items = 0
         self._arrived = asyncio.Event()
         self._last_start = 0.0
         self._last_items = 0
@@ -135,8 +136,9 @@ class Batcher(Generic[T, R]):
         """
         if self._closed:
             raise _stopped()
-        if self._waiting_items + len(items) > self._limits.queue_items_max and self._waiting_items:
-            msg = f"{self._waiting_items} calls wait to be recorded, as many as this server accepts; send it again"
+        pending = self._waiting_items + self._committing_items
+        if pending and pending + len(items) > self._limits.queue_items_max:
+            msg = f"{pending} calls wait to be recorded, as many as this server accepts; send it again"
             raise MeteringError(Reason.QUEUE_FULL, msg, retry_after_s=0.1)
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -239,10 +241,12 @@ class Batcher(Generic[T, R]):
         items = [item for submission in batch for item in submission.items]
         start = asyncio.get_running_loop().time()
         self._committing.append(batch)
+        self._committing_items += len(items)
         try:
             results = await self._commit_or_halve(items)
         finally:
             self._committing.remove(batch)
+            self._committing_items -= len(items)
         self._metrics.committed(len(items), asyncio.get_running_loop().time() - start)
         end = 0
         for submission in batch:
