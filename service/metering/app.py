@@ -70,6 +70,7 @@ class App:
         self._share_port = share_port
         self._turned_at = time.monotonic()
         self._not_ready = "starting"
+        self._stopping = False
 
     def not_alive(self) -> str:
         """Return what is wrong with this process; empty: nothing. May be called from any thread."""
@@ -127,11 +128,13 @@ class App:
                     tasks.create_task(task, name=name)
                     for name, task in {
                         "status feed": feed.run(),
-                        "folder": every(FOLD_INTERVAL_S, lambda: self._fold(calls)),
-                        "partitions": every(PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
-                        "monthly run": every(MONTHLY_RUN_INTERVAL_S, monthly_run.run_if_due),
-                        "gauges": every(GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
-                        "book gauges": every(BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                        "folder": every("folder", FOLD_INTERVAL_S, lambda: self._fold(calls)),
+                        "partitions": every("partitions", PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
+                        "monthly run": every(
+                            "monthly run", MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)
+                        ),
+                        "gauges": every("gauges", GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
+                        "book gauges": every("book gauges", BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
                         "health": self._watch_health(database, recorder, server),
                     }.items()
                 ]
@@ -139,7 +142,9 @@ class App:
                     started(await server.start(self._settings.listen))
                     await stop.wait()
                 finally:
+                    self._stopping = True
                     self._not_ready = "stopping"
+                    self._metrics.ready.set(0)
                     feed.stop_watching()
                     await server.stop(self._settings.shutdown_grace_s)
                     recorder.calls.drain()
@@ -175,8 +180,20 @@ class App:
         while await calls.fold(FOLDED_DELTAS_MAX) == FOLDED_DELTAS_MAX:
             pass
 
+    async def _run_month(self, monthly_run: MonthlyRun) -> None:
+        """Do the monthly run if it is due. Recording does not stop for a bill that cannot be made."""
+        try:
+            await monthly_run.run_if_due()
+        except (DatabaseUnavailableError, TransactionConflictError):
+            raise
+        except Exception:
+            log.exception(
+                "the monthly run failed, and is tried again in %.0f s; recording goes on", MONTHLY_RUN_INTERVAL_S
+            )
+
     async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses) -> None:
         self._turned_at = time.monotonic()
+        self._metrics.loop_turned.set(time.time())
         for batcher, metrics in (
             (recorder.calls, self._metrics.calls),
             (recorder.rejects, self._metrics.rejects),
@@ -205,6 +222,8 @@ class App:
                 await database.ping()
             except DatabaseUnavailableError as error:
                 wrong = error.message
+            if self._stopping:
+                return
             oldest_s = recorder.calls.oldest_wait_s
             if not wrong and oldest_s > QUEUE_AGE_MAX_S:
                 wrong = f"the oldest call has been waiting for its commit for {oldest_s:.1f} s"
@@ -217,11 +236,15 @@ class App:
             await asyncio.sleep(HEALTH_INTERVAL_S)
 
 
-async def every(interval_s: float, do: Callable[[], Awaitable[object]]) -> None:
+async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:
     """Do something again and again until cancelled; when the database is away, try again the next time."""
+    failed = False
     while True:
         try:
             await do()
+            failed = False
         except (DatabaseUnavailableError, TransactionConflictError) as error:
-            log.debug("put off: %s", error)
+            # Said once, and not again before it has worked.
+            log.log(logging.DEBUG if failed else logging.WARNING, "%s put off: %s", name, error)
+            failed = True
         await asyncio.sleep(interval_s)

@@ -111,6 +111,12 @@ class Metrics:
         self.ready = Gauge(
             "metering_ready", "1 while the service is ready for calls.", multiprocess_mode="livemin", registry=registry
         )
+        self.loop_turned = Gauge(
+            "metering_loop_turned_timestamp_seconds",
+            "When the event loop last turned; of several workers, the one that has been stuck for longest.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
         self.workers = Gauge(
             "metering_workers", "Worker processes that run.", multiprocess_mode="livesum", registry=registry
         )

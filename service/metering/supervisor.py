@@ -23,7 +23,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from metering.app import App
+from metering.app import LOOP_STUCK_S, App
 from metering.logs import set_up_logging
 from metering.metrics import Metrics
 from metering.operations_http import OperationsHttp
@@ -138,7 +138,7 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         host, port = split_address(self._settings.metrics_listen)
-        http = OperationsHttp(host, port, self._registry, lambda: "", self._not_ready)
+        http = OperationsHttp(host, port, self._registry, self._not_alive, self._not_ready)
         try:
             self._workers = [self._start(number) for number in range(self._settings.workers)]
             self._await_workers()
@@ -195,8 +195,16 @@ class _Supervisor:
                 restarted.restart_pause_s = worker.restart_pause_s
                 log.warning("worker %d started again", worker.number)
 
+    def _not_alive(self) -> str:
+        """Return what is wrong with a worker that runs but does nothing; empty: nothing."""
+        turned_at = self._registry.get_sample_value("metering_loop_turned_timestamp_seconds")
+        stuck_s = time.time() - turned_at if turned_at else 0
+        return f"the event loop of a worker has not turned for {stuck_s:.0f} s" if stuck_s > LOOP_STUCK_S else ""
+
     def _not_ready(self) -> str:
         """Return why calls should go to another replica; what the workers say of themselves, added up."""
+        if stuck := self._not_alive():
+            return stuck
         workers = self._registry.get_sample_value("metering_workers") or 0
         if workers < self._settings.workers:
             return f"{workers:.0f} of {self._settings.workers} workers run"

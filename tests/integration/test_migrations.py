@@ -4,11 +4,13 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from metering import embedded_postgres
 from metering.app import BillingTimeZoneError
 from metering.errors import DatabaseUnavailableError
 from metering.store.installation import migrate
@@ -72,6 +74,25 @@ async def test_an_owner_without_superuser_rights_can_install_and_serve(server_ur
             assert not (await service.record(service.call("acme"))).duplicate
     finally:
         await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
+
+
+async def test_an_owner_who_may_create_roles_installs_the_services_role_and_becomes_it(
+    own_data_dir: Path, clock: FakeClock
+) -> None:
+    with embedded_postgres.start(own_data_dir) as postgres:
+        await execute(postgres.url, "CREATE ROLE owner LOGIN CREATEROLE", "CREATE DATABASE owned OWNER owner")
+        # PostgreSQL's own host-based rules let any user in over the socket.
+        url = with_database(postgres.url, "owned").replace("postgres@", "owner@", 1)
+        await migrate(url)
+        async with Service(url, clock) as service:
+            await service.activate("acme")
+            assert not (await service.record(service.call("acme"))).duplicate
+
+
+async def test_a_schema_of_a_newer_program_is_named_plainly(database_url: str) -> None:
+    await execute(database_url, "UPDATE schema_version SET version_num = '9999'")
+    with pytest.raises(DatabaseUnavailableError, match="run the newest program"):
+        await migrate(database_url)
 
 
 async def test_another_billing_time_zone_is_refused_on_a_database_that_has_one(

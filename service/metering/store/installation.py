@@ -8,6 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -61,6 +62,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
         try:
             async with engine.begin() as sql_connection:
                 return await sql_connection.run_sync(_migrate)
+        except CommandError as error:
+            msg = f"The database's schema is not one that this program knows ({error}): run the newest program on it."
+            raise DatabaseUnavailableError(msg) from error
         except asyncpg.InsufficientPrivilegeError as error:
             msg = (
                 f"The database lets its user not set up the schema: {error}. Let it own the database and create the "

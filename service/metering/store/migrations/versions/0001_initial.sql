@@ -13,7 +13,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'metering_service') THEN
         CREATE ROLE metering_service NOLOGIN;
     END IF;
-    IF NOT pg_has_role(current_user, 'metering_service', 'MEMBER') THEN
+    -- Who creates a role may administer it; since PostgreSQL 16 that does not include becoming it.
+    IF NOT pg_has_role(current_user, 'metering_service',
+        CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN
         EXECUTE format('GRANT metering_service TO %I', current_user);
     END IF;
 EXCEPTION
