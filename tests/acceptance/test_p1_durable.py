@@ -123,9 +123,12 @@ async def test_killing_a_worker_loses_no_acknowledged_call_and_another_takes_its
     load = Load("acme")
     loading = asyncio.create_task(load.run(service))
     await load.until_acknowledged(500)
-    for pid in await service.worker_pids():
+    killed = set(await service.worker_pids())
+    for pid in killed:
         service.kill_pid(pid)
     await loading
+    while len(set(await service.worker_pids()) - killed) < 2:
+        await asyncio.sleep(0.02)
     await service.until_ready()
     await load.deliver_again(service)
     assert sorted(await recorded_ids(processes.database_url)) == sorted(load.sent)
