@@ -70,7 +70,6 @@ class App:
         self._share_port = share_port
         self._turned_at = time.monotonic()
         self._not_ready = "starting"
-        self._stopping = False
 
     def not_alive(self) -> str:
         """Return what is wrong with this process; empty: nothing. May be called from any thread."""
@@ -80,6 +79,10 @@ class App:
     def not_ready(self) -> str:
         """Return why calls should go to another replica; empty: nothing. May be called from any thread."""
         return self.not_alive() or self._not_ready
+
+    def _set_not_ready(self, wrong: str) -> None:
+        self._not_ready = wrong
+        self._metrics.ready.set(not wrong)
 
     async def run(self, stop: asyncio.Event, started: Callable[[int], None]) -> None:
         """Serve until `stop` is set, then end what is under way.
@@ -124,27 +127,22 @@ class App:
             await self._prepare_days(calls)
             async with asyncio.TaskGroup() as tasks:
                 committing = [tasks.create_task(batcher.run()) for batcher in (recorder.calls, recorder.rejects)]
-                background = [
-                    tasks.create_task(task, name=name)
-                    for name, task in {
-                        "status feed": feed.run(),
-                        "folder": every("folder", FOLD_INTERVAL_S, lambda: self._fold(calls)),
-                        "partitions": every("partitions", PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
-                        "monthly run": every(
-                            "monthly run", MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)
-                        ),
-                        "gauges": every("gauges", GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
-                        "book gauges": every("book gauges", BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
-                        "health": self._watch_health(database, recorder, server),
-                    }.items()
-                ]
+                periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
+                    "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
+                    "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
+                    "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)),
+                    "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
+                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                }
+                background = [tasks.create_task(every(name, *each), name=name) for name, each in periodic.items()]
+                background.append(tasks.create_task(feed.run(), name="status feed"))
+                health = tasks.create_task(self._watch_health(database, recorder, server), name="health")
                 try:
                     started(await server.start(self._settings.listen))
                     await stop.wait()
                 finally:
-                    self._stopping = True
-                    self._not_ready = "stopping"
-                    self._metrics.ready.set(0)
+                    health.cancel()  # it would say that all is well
+                    self._set_not_ready("stopping")
                     feed.stop_watching()
                     await server.stop(self._settings.shutdown_grace_s)
                     recorder.calls.drain()
@@ -222,13 +220,10 @@ class App:
                 await database.ping()
             except DatabaseUnavailableError as error:
                 wrong = error.message
-            if self._stopping:
-                return
             oldest_s = recorder.calls.oldest_wait_s
             if not wrong and oldest_s > QUEUE_AGE_MAX_S:
                 wrong = f"the oldest call has been waiting for its commit for {oldest_s:.1f} s"
-            self._not_ready = wrong
-            self._metrics.ready.set(not wrong)
+            self._set_not_ready(wrong)
             if serving == bool(wrong):
                 serving = not wrong
                 await server.set_serving(serving=serving)

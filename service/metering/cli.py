@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +19,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from faceid_metering import MeteringClient, to_decimal
+from faceid_metering import MeteringClient
 from faceid_metering import MeteringError as ClientError
 from faceid_metering import messages as pb
 from metering import embedded_postgres
 from metering.app import BillingTimeZoneError
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
-from metering.demo import Demo, DemoError, temporary_service
+from metering.demo import Demo, DemoError, money_text, state_text, temporary_service
 from metering.errors import DatabaseUnavailableError, MeteringError
 from metering.logs import set_up_logging
 from metering.settings import Settings
@@ -271,11 +271,18 @@ def target_setting(command: Callable[..., Any]) -> Callable[..., Any]:
     return setting("--target", default=DEFAULTS.listen, metavar="HOST:PORT", help="The running service.")(command)
 
 
+@asynccontextmanager
+async def connected(target: str) -> AsyncIterator[MeteringClient]:
+    """Return a client of a running service; raises ClientError soon if there is none."""
+    async with MeteringClient(target) as metering:
+        await metering.wait_until_connected(CONNECT_TIMEOUT_S)
+        yield metering
+
+
 async def ask(target: str, question: Callable[[MeteringClient], Awaitable[T]], waiting: str) -> T:
     """Ask a running service something, and say what is waited for meanwhile."""
-    async with MeteringClient(target) as metering:
-        with out.status(waiting):
-            await metering.wait_until_connected(CONNECT_TIMEOUT_S)
+    with out.status(waiting):
+        async with connected(target) as metering:
             return await question(metering)
 
 
@@ -332,14 +339,9 @@ def deduct(account: str, month: str, target: str) -> None:
     """Deduct what is outstanding of the bill of ACCOUNT for MONTH, as far as the balance goes. May be repeated."""
     answer = asyncio.run(ask(target, lambda metering: metering.deduct(account, month), "deducting …"))
     state = pb.BillState.Name(answer.bill.state).removeprefix("BILL_STATE_")
-    service = pb.ServiceState.Name(answer.service_status.state).removeprefix("SERVICE_STATE_")
+    service = state_text(answer.service_status)
     out.print(f"{money_text(answer.deducted)} deducted now, {money_text(answer.outstanding)} outstanding: bill {state}")
     out.print(f"{account} is {service}{': ' if answer.service_status.reason else ''}{answer.service_status.reason}")
-
-
-def money_text(money: pb.Money) -> str:
-    """Return an amount for people."""
-    return f"{to_decimal(money):,} {money.currency_code}"
 
 
 @main.command()
@@ -362,8 +364,7 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
         return await play_at(target, (lambda: audit_here(database_url)) if database_url else None)
 
     async def play_at(address: str, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
-        async with MeteringClient(address) as metering:
-            await metering.wait_until_connected(CONNECT_TIMEOUT_S)
+        async with connected(address) as metering:
             return await Demo(metering, out, audit_books_there).play(close_for_others=close_for_others)
 
     if not asyncio.run(play()):

@@ -121,7 +121,7 @@ class Demo:
         self._say("DetectAuth   100 free calls, 0.0125 CNY a call up to the 10,000th, then 0.009999999")
         self._say("CompareFace  0.02 CNY a call;   internal errors cost nothing")
         paid = await self._metering.record_payment(self._account_id, FIRST_PAYMENT, "CNY", "demo-payment-1")
-        self._say(f"the customer pays; the balance is {_text(paid.account.balance)}")
+        self._say(f"the customer pays; the balance is {money_text(paid.account.balance)}")
 
     async def _record(self, month: Month) -> list[pb.CallRecord]:
         self._step(f"The gateway records calls of {format_month(month)}, and retries some, as networks make it")
@@ -167,7 +167,7 @@ class Demo:
         for api in usage.apis:
             table.add_row(api.api, f"{api.calls:,}", f"{api.charged_calls:,}")
         self._out.print(_indented(table))
-        self._say(f"{usage.total_calls:,} calls, an estimated {_text(usage.charges)}")
+        self._say(f"{usage.total_calls:,} calls, an estimated {money_text(usage.charges)}")
         if usage.total_calls != calls:
             msg = f"{usage.total_calls:,} calls are counted where {calls:,} were recorded"
             raise DemoError(msg)
@@ -176,7 +176,7 @@ class Demo:
         self._step(f"On day 1, {month} is closed and its bills are issued (here: now, by hand)")
         closed = await self._metering.close_month(month)
         again = await self._metering.close_month(month)
-        totals = ", ".join(map(_text, closed.totals))
+        totals = ", ".join(map(money_text, closed.totals))
         self._say(f"{closed.bills_issued} bill(s), {totals}; closed once more: {again.bills_issued} bill(s), the same")
         bill = await self._metering.get_bill(self._account_id, month)
         table = Table("api", "quantity", "unit price", "exact", "amount", box=None, header_style="dim", pad_edge=False)
@@ -192,10 +192,10 @@ class Demo:
         answers = await asyncio.gather(*(self._metering.deduct(self._account_id, month) for _ in range(10)))
         taken = sum((to_decimal(answer.deducted) for answer in answers), Decimal(0))
         status = answers[0].service_status
-        self._say(f"10 deducts at once took {taken} CNY in all; outstanding: {_text(status.outstanding)}")
-        self._say(f"due since {answers[0].bill.due_date}: [red]{_state(status)}[/red] ({status.reason})")
+        self._say(f"10 deducts at once took {taken} CNY in all; outstanding: {money_text(status.outstanding)}")
+        self._say(f"due since {answers[0].bill.due_date}: [red]{state_text(status)}[/red] ({status.reason})")
         call = await self._metering.record_call(self._account_id, "DetectAuth")
-        self._say(f"the gateway's next call is recorded, and answered with {_state(call.service_status)}")
+        self._say(f"the gateway's next call is recorded, and answered with {state_text(call.service_status)}")
         return status
 
     async def _pay(self, overdue: pb.ServiceStatus) -> None:
@@ -212,7 +212,7 @@ class Demo:
                     break
             heard_s = time.perf_counter() - start
             await watch.aclose()
-        state = _state(paid.account.service_status)
+        state = state_text(paid.account.service_status)
         self._say(
             f"{rest} CNY paid: [green]{state}[/green] again; a watching gateway heard it after {1000 * heard_s:.0f} ms"
         )
@@ -247,11 +247,13 @@ def _noon(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
 
 
-def _text(money: pb.Money) -> str:
+def money_text(money: pb.Money) -> str:
+    """Return an amount for people."""
     return f"{to_decimal(money):,} {money.currency_code}"
 
 
-def _state(status: pb.ServiceStatus) -> str:
+def state_text(status: pb.ServiceStatus) -> str:
+    """Return `ACTIVE` or `SUSPENDED`."""
     return pb.ServiceState.Name(status.state).removeprefix("SERVICE_STATE_")
 
 

@@ -9,6 +9,18 @@ from typing import Generic, NamedTuple, NewType, TypeVar
 T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(time: datetime) -> int:
+    """Return an aware time in microseconds since 1970 (UTC), exactly."""
+    return (time - EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """Return the time, aware, in UTC, so many microseconds after 1970 began; raises OverflowError."""
+    return EPOCH + micros * _MICROSECOND
+
 
 AccountId = NewType("AccountId", str)
 """The account that makes calls and pays for them."""
@@ -21,7 +33,7 @@ FROM_THE_BEGINNING = Month(date.min)
 
 
 class Call(NamedTuple):
-    """One billable API request. Its first three fields are its identity, and calls sort by them.
+    """One billable API request. Its first three fields are its identity.
 
     A tuple of plain values, because one is made for every call recorded.
     """
@@ -42,7 +54,7 @@ class Call(NamedTuple):
     @property
     def occurred_at(self) -> datetime:
         """When it occurred, aware, in UTC."""
-        return EPOCH + timedelta(microseconds=self.occurred_us)
+        return from_micros(self.occurred_us)
 
     @property
     def key(self) -> "CallKey":

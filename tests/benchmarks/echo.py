@@ -15,7 +15,7 @@ from grpc import aio
 from faceid.metering.v1 import metering_service_pb2 as pb
 from faceid.metering.v1 import metering_service_pb2_grpc as pb_grpc
 from faceid.metering.v1 import resources_pb2
-from metering.rpc import server as real
+from metering.rpc.server import server_options
 
 
 class EchoServicer(pb_grpc.MeteringServiceServicer):
@@ -41,12 +41,7 @@ class EchoServicer(pb_grpc.MeteringServiceServicer):
 
 async def serve(port: int) -> None:
     """Serve on a port (0: any) until terminated; the port is printed."""
-    options = (
-        ("grpc.max_receive_message_length", real.MESSAGE_BYTES_MAX),
-        ("grpc.so_reuseport", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", real.PING_INTERVAL_MIN_MS),
-    )
-    server = aio.server(options=options)
+    server = aio.server(options=server_options(share_port=True))
     pb_grpc.add_MeteringServiceServicer_to_server(EchoServicer(), server)
     print(server.add_insecure_port(f"127.0.0.1:{port}"), flush=True)
     await server.start()

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from metering.errors import invalid_field
-from metering.model import Month
+from metering.model import Month, from_micros, to_micros
 
 ISSUE_DAY = 1
 """The first day of the next month on which a bill is issued and deducted."""
@@ -14,8 +14,6 @@ DUE_DAY = 3
 """The day of the next month from whose start on what is outstanding is overdue."""
 
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def parse_month(text: str, field: str = "month") -> Month:
@@ -100,7 +98,7 @@ class BillingCalendar:
     def prepare(self, first: date, last: date) -> None:
         """Make a table of the days first to last, so that `day_of` takes no time for them."""
         days = [first + timedelta(days=number) for number in range((last - first).days + 2)]
-        self._starts = [(self.start_of(day) - _EPOCH) // _MICROSECOND for day in days]
+        self._starts = [to_micros(self.start_of(day)) for day in days]
         self._days = [(day, month_of(day)) for day in days]
 
     def day_of(self, micros: int) -> tuple[date, Month]:
@@ -109,5 +107,5 @@ class BillingCalendar:
         index = bisect_right(starts, micros)
         if 0 < index < len(starts):
             return self._days[index - 1]
-        day = self.today(_EPOCH + micros * _MICROSECOND)
+        day = self.today(from_micros(micros))
         return day, month_of(day)

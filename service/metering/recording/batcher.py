@@ -188,13 +188,14 @@ class Batcher(Generic[T, R]):
             try:
                 await self._commit_batch(batch)
             except (DatabaseUnavailableError, TransactionConflictError) as error:
-                self._put_back(batch, error)
+                self._tell_away(error)
+                self._put_back(batch)
                 # Full jitter, so that replicas do not come back all at once.
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - nothing to guess here
                 pause = min(2 * pause, BACK_OFF_S[1])
             except BaseException:
                 # This ends `run`, which answers all who wait.
-                self._waiting.extendleft(reversed(batch))
+                self._put_back(batch)
                 raise
             else:
                 pause = BACK_OFF_S[0]
@@ -229,11 +230,13 @@ class Batcher(Generic[T, R]):
             self._last_start = asyncio.get_running_loop().time()
         return batch
 
-    def _put_back(self, batch: list[_Submission[T, R]], error: Exception) -> None:
+    def _tell_away(self, error: Exception) -> None:
         if not self._away:
             self._away = True
             log.error("%s wait for the database; trying again until it is back. %s", self._name, error)
         self._metrics.failed()
+
+    def _put_back(self, batch: list[_Submission[T, R]]) -> None:
         self._waiting.extendleft(reversed(batch))
         self._waiting_items += sum(len(submission.items) for submission in batch)
 

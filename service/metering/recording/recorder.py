@@ -3,22 +3,18 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from itertools import compress
 from operator import itemgetter
 from typing import Protocol
 
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, account_not_found
-from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceState, ServiceStatus
+from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceState, ServiceStatus, to_micros
 from metering.recording.batcher import Batcher, BatcherLimits, BatcherMetrics
 from metering.recording.validation import Calendar, CallFields, CallRejectedError, CallValidator
 
 REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committers=1, spacing_s=0)
 """Rejected calls are kept the same way as calls are recorded, but with less effort."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 KEEP_WAIT_S = 10.0
 """For how long a commit waits until a call is kept that the database refused."""
@@ -175,7 +171,7 @@ class Recorder:
         return RecordedBatch(new, duplicates, sorted(rejections.items(), key=itemgetter(0)), not_active)
 
     def _now_micros(self) -> int:
-        return (self._clock.now() - _EPOCH) // _MICROSECOND
+        return to_micros(self._clock.now())
 
     async def _look_up(self, call: Call) -> ServiceStatus:
         status = (await self._statuses.look_up([call.account_id])).get(call.account_id)

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from metering.errors import MeteringError, Reason, invalid_field
-from metering.model import EPOCH, Call, Month, RejectedCall
+from metering.model import Call, Month, RejectedCall, to_micros
 
 AHEAD_MAX = timedelta(minutes=5)
 BACK_MAX = timedelta(days=62)
@@ -13,8 +13,8 @@ BACK_MAX = timedelta(days=62)
 _new = tuple.__new__
 _NANOS_MAX = 999_999_999
 # A year less at either end than datetime has, so that no time zone can lead out of it.
-_FIRST_MICROS = (datetime(2, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
-_END_MICROS = (datetime(9999, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+_FIRST_MICROS = to_micros(datetime(2, 1, 1, tzinfo=UTC))
+_END_MICROS = to_micros(datetime(9999, 1, 1, tzinfo=UTC))
 _NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _OTHER_UUID = re.compile(r"[0-9a-f]{32}")

@@ -1,6 +1,6 @@
 """The gRPC server: services, health, reflection, limits."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,9 +17,6 @@ from metering.rpc.account_servicer import AccountServicer
 from metering.rpc.interceptor import EdgeInterceptor
 from metering.rpc.metering_servicer import MeteringServicer
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 SERVICES = (
     metering_service_pb2.DESCRIPTOR.services_by_name["MeteringService"].full_name,
     account_service_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name,
@@ -30,6 +27,15 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 PING_INTERVAL_MIN_MS = 10_000
 
 
+def server_options(*, share_port: bool) -> Sequence[tuple[str, int]]:
+    """Return the options of the gRPC server."""
+    return (
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.so_reuseport", int(share_port)),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
+    )
+
+
 class RpcServer:
     """Serves both services, health and reflection on one address."""
 
@@ -37,12 +43,7 @@ class RpcServer:
         self, metering: MeteringServicer, accounts: AccountServicer, interceptor: EdgeInterceptor, *, share_port: bool
     ) -> None:
         """Build it; with `share_port`, several processes may listen on one port, and the kernel spreads connections."""
-        options = (
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.so_reuseport", int(share_port)),
-            ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
-        )
-        self._server = aio.server(interceptors=[interceptor], options=options)
+        self._server = aio.server(interceptors=[interceptor], options=server_options(share_port=share_port))
         metering_service_pb2_grpc.add_MeteringServiceServicer_to_server(metering, self._server)
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(accounts, self._server)
         self._health = health.HealthServicer()

@@ -1,7 +1,7 @@
 """The tables calls, usage_deltas, usage_daily and rejected_calls: writing."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from uuid import UUID
 
@@ -49,11 +49,7 @@ class CallStore:
             if len(ordered) >= COPY_FROM_ROWS:
                 billing_months = await self._copy(ordered)
                 if billing_months is not None:
-                    receipts = {
-                        month: Receipt(duplicate=False, billing_month=billing)
-                        for month, billing in billing_months.items()
-                    }
-                    return [receipts[call.month] for call in calls]
+                    return _receipts_of_new(calls, billing_months)
             return await self._insert(calls, ordered)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
@@ -90,10 +86,7 @@ class CallStore:
         assert row is not None  # noqa: S101 - an aggregate without GROUP BY has one row
         billing_months = dict(zip(row["months"], row["billing_months"], strict=True))
         if row["new_calls"] == len(calls):
-            receipts = {
-                month: Receipt(duplicate=False, billing_month=billing) for month, billing in billing_months.items()
-            }
-            return [receipts[call.month] for call in calls]
+            return _receipts_of_new(calls, billing_months)
         new: set[CallKey] = set(
             zip(row["occurred_on"] or (), row["account_id"] or (), row["call_id"] or (), strict=True)
         )
@@ -189,6 +182,12 @@ class CallStore:
                 last.rejected_at.isoformat(), last.account_id, last.call_id, last.occurred_at.isoformat()
             ),
         )
+
+
+def _receipts_of_new(calls: Sequence[Call], billing_months: Mapping[Month, Month]) -> list[Receipt]:
+    """Return the receipts of calls that are all new: one for each month serves all its calls."""
+    receipts = {month: Receipt(duplicate=False, billing_month=billing) for month, billing in billing_months.items()}
+    return [receipts[call.month] for call in calls]
 
 
 def _write_order(call: Call) -> str:

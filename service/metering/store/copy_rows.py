@@ -6,10 +6,10 @@ on a day, so that it is encoded once for them; and a call needs no datetime. Mea
 
 import struct
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import lru_cache
 
-from metering.model import EPOCH, Call, Month
+from metering.model import Call, Month, to_micros
 
 _KIND_COLUMNS = ("occurred_on", "billing_month", "account_id", "api", "result_code")
 CALL_COLUMNS = ("call_id", "occurred_at", *_KIND_COLUMNS)
@@ -24,7 +24,7 @@ _DATES = struct.Struct(">iiii")
 _LENGTH = struct.Struct(">i")
 
 _POSTGRES_EPOCH_DAY = date(2000, 1, 1).toordinal()
-_POSTGRES_EPOCH_US = (datetime(2000, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+_POSTGRES_EPOCH_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def copy_rows(calls: Sequence[Call], billing_months: Mapping[Month, Month]) -> tuple[bytes, bytes]:

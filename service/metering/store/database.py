@@ -92,7 +92,7 @@ class Database:
             timeout_s: how long a statement may take.
 
         Raises:
-            DatabaseUnavailableError: it cannot be reached, or lets us not in.
+            DatabaseUnavailableError: the URL is none. Whether it leads to a database shows with the first query.
 
         """
         with translated_connect_errors():

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from metering.model import EPOCH, AccountId, Bill, Call, Month, MonthUsage, RecordedCall, Usage
+from metering.model import AccountId, Bill, Call, Month, MonthUsage, RecordedCall, Usage, to_micros
 from metering.store.accounts import PlansOfAccounts
 from metering.store.bills import read_bill, with_earlier_calls
 from metering.store.database import Database
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from datetime import date
 
 CALLS_PER_READ = 1_000
-_MICROSECOND = timedelta(microseconds=1)
 _BEFORE_ALL_CALLS = "00000000-0000-0000-0000-000000000000"
 
 
@@ -75,7 +73,7 @@ class UsageStore:
                             day,
                             account_id,
                             row["call_id"],
-                            (row["occurred_at"] - EPOCH) // _MICROSECOND,
+                            to_micros(row["occurred_at"]),
                             row["api"],
                             row["result_code"],
                             Month(day.replace(day=1)),
