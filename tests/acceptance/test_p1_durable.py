@@ -13,7 +13,7 @@ from faceid.metering.v1 import resources_pb2 as pb
 from metering import embedded_postgres
 from tests.conftest import ServiceProcesses
 from tests.support.audit import assert_books_are_right
-from tests.support.postgres import data_directory, kill_postmaster
+from tests.support.postgres import kill_server
 from tests.support.processes import ServiceProcess
 from tests.support.service import Stubs
 
@@ -144,7 +144,7 @@ async def test_killing_postgresql_under_load_loses_no_acknowledged_call_and_the_
         load = Load("acme")
         loading = asyncio.create_task(load.run(service))
         await load.until_acknowledged(1_500)
-        kill_postmaster(data_directory(own_data_dir))
+        kill_server(own_data_dir)
         await loading
         postgres.stop()
         with embedded_postgres.start(own_data_dir) as restarted:

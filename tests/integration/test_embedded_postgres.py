@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from metering import embedded_postgres
 from metering.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from tests.support.postgres import kill_server, postmaster_pid
 
 HOLD = """
 import sys
@@ -53,19 +52,6 @@ async def query(postgres: EmbeddedPostgres, sql: str) -> object:
         return await connection.fetchval(sql)
     finally:
         await connection.close()
-
-
-def postmaster_pid(data_dir: Path) -> int:
-    return int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
-
-
-def kill_server(data_dir: Path) -> None:
-    """Returns when the kernel has carried it out, which is when the socket is dead."""
-    os.kill(postmaster_pid(data_dir), signal.SIGKILL)
-    with contextlib.suppress(ConnectionRefusedError):
-        while True:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(data_dir / "postgres" / ".s.PGSQL.5432"))
 
 
 def is_down(data_dir: Path) -> bool:

@@ -1,7 +1,7 @@
 """Group commit, with a commit in the test's hands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,9 +18,9 @@ from metering.errors import (
 )
 from metering.recording import batcher as batcher_module
 from metering.recording.batcher import Batcher, BatcherLimits
+from tests.support.waiting import LONG_S, until
 
 PLENTY = BatcherLimits(queue_items_max=10_000, batch_items_max=10_000, committers=1, spacing_s=0)
-LONG_S = 30.0
 """Longer than any test here may take."""
 
 
@@ -83,13 +83,6 @@ async def running(database: Database, limits: BatcherLimits = PLENTY) -> AsyncIt
         await asyncio.wait_for(run, LONG_S)
     finally:
         run.cancel()
-
-
-async def until(condition: Callable[[], object], within_s: float = LONG_S) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def submit(

@@ -1,6 +1,5 @@
 import asyncio
 import pickle
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc
@@ -9,12 +8,6 @@ from grpc import aio
 
 from faceid_metering import ClientConfig, MeteringClient, MeteringError, Runtime
 from tests.support.scripted_server import HANG, Failure, FakeTime, ScriptedServer
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
-    async with ScriptedServer().running() as server:
-        yield server
 
 
 async def fail(server: ScriptedServer, failure: Failure) -> MeteringError:

@@ -28,12 +28,6 @@ BILL = Bill(account_id="acme", month="2026-11")
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
-    async with ScriptedServer().running() as server:
-        yield server
-
-
-@pytest.fixture
 async def metering(server: ScriptedServer) -> AsyncIterator[MeteringClient]:
     async with server.client(FakeTime().runtime) as metering:
         yield metering

@@ -22,12 +22,6 @@ RECORDED = RecordCallResponse(billing_month="2026-11")
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
-    async with ScriptedServer().running() as server:
-        yield server
-
-
-@pytest.fixture
 def time() -> FakeTime:
     return FakeTime()
 

@@ -13,12 +13,6 @@ from tests.support.scripted_server import HANG, UNAVAILABLE, Failure, FakeTime, 
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
-    async with ScriptedServer().running() as server:
-        yield server
-
-
-@pytest.fixture
 def time() -> FakeTime:
     return FakeTime()
 

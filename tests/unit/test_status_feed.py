@@ -13,21 +13,14 @@ from metering.access.feed import StatusFeed
 from metering.access.statuses import Statuses
 from metering.errors import DatabaseUnavailableError, MeteringError, Reason
 from metering.model import AccountId, Money, ServiceState, ServiceStatus
+from tests.support.waiting import LONG_S, until
 
 T = TypeVar("T")
-LONG_S = 30.0
 A, B, C = AccountId("a"), AccountId("b"), AccountId("c")
 
 
 def status(account_id: AccountId, version: int = 1, state: ServiceState = ServiceState.ACTIVE) -> ServiceStatus:
     return ServiceStatus(account_id, state, "", Money(Decimal(0), "CNY"), version)
-
-
-async def until(condition: Callable[[], object], within_s: float = LONG_S) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 class Connection:

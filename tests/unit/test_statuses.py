@@ -1,7 +1,7 @@
 """Service statuses in memory, with look-ups in the test's hands."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 import pytest
@@ -12,8 +12,8 @@ from metering.access import statuses as statuses_module
 from metering.access.statuses import Statuses
 from metering.errors import DatabaseUnavailableError
 from metering.model import AccountId, Money, ServiceState, ServiceStatus
+from tests.support.waiting import until
 
-LONG_S = 30.0
 A, B, C, UNKNOWN = AccountId("a"), AccountId("b"), AccountId("c"), AccountId("unknown")
 
 
@@ -68,13 +68,6 @@ def database() -> Database:
 @pytest.fixture
 def statuses(database: Database) -> Statuses:
     return Statuses(database)
-
-
-async def until(condition: Callable[[], object], within_s: float = LONG_S) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_an_account_is_looked_up_when_first_asked_for_and_then_known(
