@@ -21,7 +21,7 @@ from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.validation import BACK_MAX
 from metering.rpc.account_servicer import AccountServicer
-from metering.rpc.interceptor import EdgeInterceptor
+from metering.rpc.edge import Edge
 from metering.rpc.metering_servicer import MeteringServicer
 from metering.rpc.server import RpcServer
 from metering.settings import Settings
@@ -119,7 +119,7 @@ class App:
             server = RpcServer(
                 MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed),
                 AccountServicer(AccountKeeper(accounts, self._clock), collector, bills, CallStore(database)),
-                EdgeInterceptor(self._metrics),
+                Edge(self._metrics),
                 share_port=self._share_port,
             )
             gauges = GaugeStore(database)

@@ -32,24 +32,55 @@ FROM_THE_BEGINNING = Month(date.min)
 """The month from which the price plan given at activation holds: all of them."""
 
 
-class Call(NamedTuple):
-    """One billable API request. Its first three fields are its identity.
+class CallKind(NamedTuple):
+    """What many calls have in common, and are counted by. Ordered as calls are written."""
 
-    A tuple of plain values, because one is made for every call recorded.
+    account_id: AccountId
+    api: str
+    result_code: str
+    """Empty for success."""
+    occurred_on: date
+    """The day they occurred, in the billing time zone."""
+    month: Month
+    """The month of `occurred_on`."""
+
+
+class Call(NamedTuple):
+    """One billable API request. `occurred_on`, `account_id` and `call_id` are its identity.
+
+    A tuple of plain values, because one is made for every call recorded; calls of a kind share that.
     """
 
-    occurred_on: date
-    """The day it occurred, in the billing time zone."""
-    account_id: AccountId
+    kind: CallKind
     call_id: str
     """A UUID, lower case, 36 characters."""
     occurred_us: int
     """When it occurred, in microseconds since 1970 (UTC)."""
-    api: str
-    result_code: str
-    """Empty for success."""
-    month: Month
-    """The month of `occurred_on`."""
+
+    @property
+    def account_id(self) -> AccountId:
+        """The account that made it."""
+        return self.kind.account_id
+
+    @property
+    def api(self) -> str:
+        """What was called."""
+        return self.kind.api
+
+    @property
+    def result_code(self) -> str:
+        """Its outcome, empty for success."""
+        return self.kind.result_code
+
+    @property
+    def occurred_on(self) -> date:
+        """The day it occurred, in the billing time zone."""
+        return self.kind.occurred_on
+
+    @property
+    def month(self) -> Month:
+        """The month of `occurred_on`."""
+        return self.kind.month
 
     @property
     def occurred_at(self) -> datetime:
@@ -59,7 +90,7 @@ class Call(NamedTuple):
     @property
     def key(self) -> "CallKey":
         """What makes it this call and no other."""
-        return self[:3]
+        return self.kind.occurred_on, self.kind.account_id, self.call_id
 
 
 CallKey = tuple[date, AccountId, str]

@@ -1,5 +1,6 @@
 """What makes a call, and what is wrong with what does not."""
 
+import random
 import re
 import string
 from datetime import UTC, date, datetime, timedelta
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from metering.billing.months import BillingCalendar
 from metering.errors import MeteringError, Reason
-from metering.model import EPOCH, AccountId, Call, Month
+from metering.model import EPOCH, AccountId, Call, CallKind, Month, from_micros
+from metering.recording import validation
 from metering.recording.validation import CallFields, CallRejectedError, CallValidator, check_name, check_uuid
 
 MICROSECOND = timedelta(microseconds=1)
@@ -62,13 +64,9 @@ def refusal(validator: CallValidator, sent: CallFields) -> MeteringError:
 def test_a_well_formed_call_becomes_what_was_sent(validator: CallValidator) -> None:
     sent = fields(result_code="E.NoFace")
     assert validate(validator, sent) == Call(
-        occurred_on=date(2026, 11, 23),
-        account_id=AccountId("acme"),
+        CallKind(AccountId("acme"), "DetectAuth", "E.NoFace", date(2026, 11, 23), Month(date(2026, 11, 1))),
         call_id=CALL_ID,
         occurred_us=micros(NOW),
-        api="DetectAuth",
-        result_code="E.NoFace",
-        month=Month(date(2026, 11, 1)),
     )
 
 
@@ -345,7 +343,54 @@ def test_a_call_of_names_seen_before_is_still_looked_at(validator: CallValidator
     assert refusal(validator, fields(call_id="x")).violations[0].field == "call_id"
 
 
-def test_the_memory_of_known_names_is_bounded(validator: CallValidator) -> None:
-    validator._known_names.update(map(str, range(200_000)))
-    validate(validator, fields(account_id="new"))
-    assert len(validator._known_names) <= 2
+def test_the_memory_of_kinds_of_calls_is_bounded(validator: CallValidator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "KINDS_MAX", 3)
+    for number in range(10):
+        validate(validator, fields(account_id=f"account-{number}"))
+    assert len(validator._kinds) <= 3
+
+
+names = st.sampled_from(["a", "b", "DetectAuth", "", "no spaces", "x" * 65])
+call_ids = st.uuids().map(str)
+odd_call_ids = st.one_of(
+    call_ids.map(str.upper),
+    call_ids.map(lambda text: text.replace("-", "")),
+    call_ids.map(lambda text: text.replace("-", " ")),
+    call_ids.map(lambda text: f"-{text[:8]}{text[9:]}"),
+    call_ids.map(lambda text: text[:-1] + "g"),
+    call_ids.map(lambda text: text[:-2] + "  "),
+    call_ids.map(lambda text: text[:-1] + "٣"),
+    st.just("01935a2e-7a40-7000-8000-000000000000"),
+    st.text(max_size=40),
+)
+times = st.integers(micros(NOW - timedelta(days=70)), micros(NOW + timedelta(minutes=10)))
+usual = st.tuples(st.just("acme"), st.just("DetectAuth"), call_ids, st.just(NOW), st.just(0), st.just(""))
+odd = st.tuples(
+    names,
+    names,
+    st.one_of(call_ids, odd_call_ids),
+    st.one_of(st.none(), times.map(from_micros), st.just(NOW)),
+    st.sampled_from([0, 1, 999, -1_000_000_000, 1_000_000_000]),
+    names,
+)
+
+
+@given(st.lists(st.one_of(usual, usual, usual, odd), max_size=12), st.randoms())
+def test_calls_sent_together_are_what_each_would_be_for_itself(
+    sent: list[tuple[str, str, str, datetime | None, int, str]], chance: random.Random
+) -> None:
+    chance.shuffle(sent)
+    batch = [
+        fields(account_id=account_id, api=api, call_id=call_id, at=at, nanos=nanos, result_code=result_code)
+        for account_id, api, call_id, at, nanos, result_code in sent
+    ]
+    calls: list[Call] = []
+    errors: dict[int, str] = {}
+    for place, each in enumerate(batch):
+        try:
+            calls.append(validate(validator_in("Asia/Shanghai"), each))
+        except MeteringError as error:
+            errors[place] = error.message
+    validated, refused = validator_in("Asia/Shanghai").validate_all(batch, micros(NOW))
+    assert validated == calls
+    assert {place: error.message for place, error in refused.items()} == errors

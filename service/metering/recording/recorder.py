@@ -1,11 +1,12 @@
 """RecordCall and BatchRecordCalls: from what was sent to a committed call."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, account_not_found
@@ -63,8 +64,7 @@ class RecordingMetrics(Protocol):
         """Rejected calls were not kept, for there are too many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """What became of a call."""
 
     receipt: Receipt
@@ -100,7 +100,7 @@ class Recorder:
         self._clock = clock
         self._metrics = metrics
         self._validator = CallValidator(calendar)
-        self.calls = Batcher(book.record, self._refuse, limits, metrics.calls, "calls")
+        self.calls = Batcher(self._commit, self._refuse, limits, metrics.calls, "calls")
         self.rejects = Batcher(self._keep, self._refuse_rejected, REJECTING, metrics.rejects, "rejected calls")
 
     async def record(self, fields: CallFields, wait_s: float) -> Recorded:
@@ -128,28 +128,21 @@ class Recorder:
         (receipt,) = await self.calls.submit((call,), wait_s)
         if isinstance(receipt, MeteringError):
             raise receipt
-        self._count((call,), (receipt,))
         return Recorded(receipt, self._statuses.known(call.account_id) or status)
 
-    async def record_batch(self, batch: Iterable[CallFields], wait_s: float) -> RecordedBatch:
+    async def record_batch(self, batch: Sequence[CallFields], wait_s: float) -> RecordedBatch:
         """Record calls that were sent together; return once each is committed or kept among the rejected calls.
 
         Raises:
             MeteringError: QUEUE_FULL, DATABASE_UNAVAILABLE: send all of them again.
 
         """
-        validate, now_micros = self._validator.validate, self._now_micros()
-        calls: list[Call] = []
-        places: list[int] = []
-        rejections: dict[int, MeteringError] = {}
-        for place, fields in enumerate(batch):
-            try:
-                calls.append(validate(fields, now_micros))
-                places.append(place)
-            except MeteringError as error:
-                rejections[place] = error
-        statuses = await self._statuses_of({call.account_id for call in calls})
-        if any(status is None for status in statuses.values()):
+        calls, rejections = self._validator.validate_all(batch, self._now_micros())
+        places: Sequence[int] = range(len(batch))
+        if rejections:
+            places = [place for place in places if place not in rejections]
+        statuses = await self._statuses_of({kind[0] for kind in {call[0] for call in calls}})
+        if None in statuses.values():
             known = [statuses[call.account_id] is not None for call in calls]
             for call, place, is_known in zip(calls, places, known, strict=True):
                 if not is_known:
@@ -158,10 +151,13 @@ class Recorder:
             places = list(compress(places, known))
         receipts = await self.calls.submit(calls, wait_s) if calls else ()
         new = duplicates = 0
-        if receipts:
-            refused = {place: r for place, r in zip(places, receipts, strict=True) if isinstance(r, MeteringError)}
-            rejections |= refused
-            new, duplicates = self._count(calls, receipts)
+        for receipt, count in Counter(receipts).items():
+            if isinstance(receipt, MeteringError):
+                rejections |= {place: receipt for place, each in zip(places, receipts, strict=True) if each is receipt}
+            elif receipt.duplicate:
+                duplicates += count
+            else:
+                new += count
         await self._reject([error for error in rejections.values() if isinstance(error, CallRejectedError)], wait_s)
         malformed = sum(error.reason is Reason.INVALID_FIELD for error in rejections.values())
         if malformed:
@@ -186,19 +182,15 @@ class Recorder:
             statuses.update(await self._statuses.look_up(unknown))
         return statuses
 
-    def _count(self, calls: Sequence[Call], receipts: Sequence[Receipt | MeteringError]) -> tuple[int, int]:
-        """Tell metrics what was recorded; return how many calls are new, and how many had been there before."""
-        new = duplicates = carried = 0
-        for call, receipt in zip(calls, receipts, strict=True):
-            if isinstance(receipt, MeteringError):
-                continue
-            if receipt.duplicate:
-                duplicates += 1
-            else:
+    async def _commit(self, calls: Sequence[Call]) -> Sequence[Receipt]:
+        receipts = await self._book.record(calls)
+        new = carried = 0
+        for call, (duplicate, billing_month) in zip(calls, receipts, strict=True):
+            if not duplicate:
                 new += 1
-                carried += receipt.billing_month is not call.month and receipt.billing_month != call.month
-        self._metrics.recorded(new, duplicates, carried)
-        return new, duplicates
+                carried += billing_month != call[0][4]
+        self._metrics.recorded(new, len(calls) - new, carried)
+        return receipts
 
     async def _reject(self, rejections: Sequence["CallRejectedError"], wait_s: float) -> None:
         """Keep calls among the rejected ones."""

@@ -1,14 +1,19 @@
 """Makes a call of what a gateway sent, or says which field is wrong."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import repeat
 from typing import Protocol
 
 from metering.errors import MeteringError, Reason, invalid_field
-from metering.model import Call, Month, RejectedCall, to_micros
+from metering.model import AccountId, Call, CallKind, Month, RejectedCall, to_micros
 
 AHEAD_MAX = timedelta(minutes=5)
 BACK_MAX = timedelta(days=62)
+
+KINDS_MAX = 200_000
+"""Kinds of calls in memory; some 60 MB."""
 
 _new = tuple.__new__
 _NANOS_MAX = 999_999_999
@@ -17,6 +22,7 @@ _FIRST_MICROS = to_micros(datetime(2, 1, 1, tzinfo=UTC))
 _END_MICROS = to_micros(datetime(9999, 1, 1, tzinfo=UTC))
 _NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID_LENGTH, _UUID_DASHES, _UUID_BYTES = 36, (8, 13, 18, 23), 16
 _OTHER_UUID = re.compile(r"[0-9a-f]{32}")
 _MICROS_AHEAD_MAX = AHEAD_MAX // timedelta(microseconds=1)
 _MICROS_BACK_MAX = BACK_MAX // timedelta(microseconds=1)
@@ -75,11 +81,11 @@ class CallRejectedError(MeteringError):
 
 
 class CallValidator:
-    """Makes calls of what gateways send. Names seen before are not looked at again: most calls are of known ones."""
+    """Makes calls of what gateways send. The names of a kind of call seen before are not looked at again."""
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
-        self._known_names: set[str] = set()
+        self._kinds: dict[tuple[str, str, str, date], CallKind] = {}
 
     def validate(self, fields: CallFields, now_micros: int) -> Call:
         """Return the call that was sent.
@@ -94,13 +100,6 @@ class CallValidator:
 
         """
         account_id, api, call_id, seconds, nanos, result_code = fields
-        known = self._known_names
-        if account_id not in known:
-            self._learn(check_name(account_id, "account_id"))
-        if api not in known:
-            self._learn(check_name(api, "api"))
-        if result_code and result_code not in known:
-            self._learn(check_name(result_code, "result_code"))
         if not _CANONICAL_UUID.fullmatch(call_id):
             call_id = check_uuid(call_id, "call_id")
         if seconds is None:
@@ -112,8 +111,11 @@ class CallValidator:
         if not _FIRST_MICROS <= micros < _END_MICROS:
             raise invalid_field("occurred_at", "not a valid timestamp: years are 2 to 9998")
         day, month = self._calendar.day_of(micros)
+        kind = self._kinds.get((account_id, api, result_code, day)) or self._kind(
+            account_id, api, result_code, day, month
+        )
         # Past the named tuple's own constructor, which takes twice as long.
-        call = _new(Call, (day, account_id, call_id, micros, api, result_code, month))
+        call = _new(Call, (kind, call_id, micros))
         if not now_micros - _MICROS_BACK_MAX <= micros <= now_micros + _MICROS_AHEAD_MAX:
             how = (
                 "is more than 5 minutes ahead; set the sender's clock"
@@ -124,10 +126,71 @@ class CallValidator:
             raise CallRejectedError(call, invalid_field("occurred_at", description, Reason.OCCURRED_AT_OUT_OF_RANGE))
         return call
 
-    def _learn(self, name: str) -> None:
-        if len(self._known_names) >= 200_000:  # noqa: PLR2004 - a bound, so that memory is
-            self._known_names.clear()
-        self._known_names.add(name)
+    def validate_all(self, sent: Sequence[CallFields], now_micros: int) -> tuple[list[Call], dict[int, MeteringError]]:
+        """Return the calls that were sent together, and the errors of the others, by their place in `sent`.
+
+        Calls that have nothing unusual about them are looked at all together, column by column, which takes half the
+        time. If one is unusual, each is looked at for itself: `validate` alone says what is right.
+        """
+        if calls := self._usual_calls(sent, now_micros):
+            return calls, {}
+        calls, errors = [], {}
+        for place, fields in enumerate(sent):
+            try:
+                calls.append(self.validate(fields, now_micros))
+            except MeteringError as error:
+                errors[place] = error
+        return calls, errors
+
+    def _usual_calls(self, sent: Sequence[CallFields], now_micros: int) -> list[Call]:
+        """Return the calls that were sent if `validate` would return them as they are, on one day; else none."""
+        if not sent:
+            return []
+        account_ids, apis, call_ids, seconds, nanos, result_codes = zip(*sent, strict=True)
+        if None in seconds or min(nanos) < 0 or max(nanos) > _NANOS_MAX or not _are_canonical_uuids(call_ids):
+            return []
+        micros = [second * 1_000_000 + nano // 1000 for second, nano in zip(seconds, nanos, strict=True)]
+        first, last = min(micros), max(micros)
+        if first < now_micros - _MICROS_BACK_MAX or last > now_micros + _MICROS_AHEAD_MAX:
+            return []
+        day, month = self._calendar.day_of(first)
+        if self._calendar.day_of(last)[0] != day:
+            return []
+        keys = list(zip(account_ids, apis, result_codes, repeat(day)))
+        kinds = list(map(self._kinds.get, keys))
+        if None in kinds:
+            try:
+                kinds = [self._kinds.get(key) or self._kind(*key, month) for key in keys]
+            except MeteringError:
+                return []
+        return list(map(_new, repeat(Call), zip(kinds, call_ids, micros, strict=True)))
+
+    def _kind(self, account_id: str, api: str, result_code: str, day: date, month: Month) -> CallKind:
+        """Return a kind of call not seen before; raises MeteringError (INVALID_FIELD)."""
+        check_name(account_id, "account_id")
+        check_name(api, "api")
+        if result_code:
+            check_name(result_code, "result_code")
+        if len(self._kinds) >= KINDS_MAX:
+            self._kinds.clear()
+        kind = self._kinds[account_id, api, result_code, day] = CallKind(
+            AccountId(account_id), api, result_code, day, month
+        )
+        return kind
+
+
+def _are_canonical_uuids(texts: Sequence[str]) -> bool:
+    """Tell whether all texts are UUIDs in lower case with dashes: as if _CANONICAL_UUID were matched with each."""
+    joined = "".join(texts)
+    if set(map(len, texts)) != {_UUID_LENGTH} or joined != joined.lower():
+        return False
+    if any(joined[place::_UUID_LENGTH].strip("-") for place in _UUID_DASHES):
+        return False
+    try:
+        # It skips spaces, so that the number of bytes tells, too, that there was nothing but digits.
+        return len(bytes.fromhex(joined.replace("-", ""))) == _UUID_BYTES * len(texts)
+    except ValueError:
+        return False
 
 
 def _micros_of_uuid7(call_id: str) -> int:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,16 +32,15 @@ from metering.model import (
 from metering.recording.validation import CallFields, check_name
 
 _NANOS = Decimal(1_000_000_000)
+_CALL_FIELDS = attrgetter("account_id", "api", "call_id", "occurred_at.seconds", "occurred_at.nanos", "result_code")
 _DECIMAL = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
 
 
 def call_fields(message: pb.CallRecord | RecordCallRequest) -> CallFields:
     """Return the fields of a CallRecord or a RecordCallRequest."""
-    if message.HasField("occurred_at"):
-        occurred_at = message.occurred_at
-        seconds, nanos = occurred_at.seconds, occurred_at.nanos
-        return message.account_id, message.api, message.call_id, seconds, nanos, message.result_code
-    return message.account_id, message.api, message.call_id, None, 0, message.result_code
+    fields: CallFields = _CALL_FIELDS(message)
+    # A time that was left out reads as 1970.
+    return fields if fields[3] or message.HasField("occurred_at") else (*fields[:3], None, 0, fields[5])
 
 
 def timestamp(time: datetime) -> Timestamp:
@@ -64,18 +64,23 @@ def from_money(message: money_pb2.Money, field: str) -> Money:
     return Money(units + nanos / _NANOS, message.currency_code)
 
 
-def service_status(status: ServiceStatus, age_s: float) -> pb.ServiceStatus:
-    """Return a message for a status that may be `age_s` seconds old."""
-    # A server that never heard the feed says so with the longest age there is room for, about a year.
-    age_nanos = int(min(max(age_s, 0.0), 31_536_000.0) * 1e9)
+def service_status(status: ServiceStatus, age_s: float | None = None) -> pb.ServiceStatus:
+    """Return a message for a status that may be `age_s` seconds old; None: without an age."""
     return pb.ServiceStatus(
         account_id=status.account_id,
         state=f"SERVICE_STATE_{status.state}",
         reason=status.reason,
         outstanding=money(status.outstanding.amount, status.outstanding.currency),
         version=status.version,
-        age=Duration(seconds=age_nanos // 1_000_000_000, nanos=age_nanos % 1_000_000_000),
+        age=None if age_s is None else age(age_s),
     )
+
+
+def age(age_s: float) -> Duration:
+    """Return a message for the age of a status."""
+    # A server that never heard the feed says so with the longest age there is room for, about a year.
+    nanos = int(min(max(age_s, 0.0), 31_536_000.0) * 1e9)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
 
 
 def recorded_call(recorded: RecordedCall) -> pb.RecordedCall:

@@ -9,13 +9,14 @@ from metering.access.feed import StatusFeed
 from metering.access.statuses import Statuses
 from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
-from metering.billing.months import format_month, parse_month
+from metering.billing.months import parse_month
 from metering.billing.usage import UsageBook, monthly_usage
 from metering.errors import Reason, account_not_found, invalid_field
 from metering.model import AccountId, Month, RecordedCall, ServiceStatus
 from metering.recording.recorder import Recorder
 from metering.recording.validation import check_name
 from metering.rpc import convert
+from metering.rpc.responses import StatusResponses
 
 if TYPE_CHECKING:
     from grpc import aio
@@ -58,20 +59,12 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         self._collector = collector
         self._statuses = statuses
         self._feed = feed
-        self._month_texts: dict[Month, str] = {}
+        self._responses = StatusResponses(lambda: feed.age_s)
 
-    async def RecordCall(self, request: pb.RecordCallRequest, context: Context) -> pb.RecordCallResponse:  # noqa: N802
-        """Record one call."""
-        recorded = await self._recorder.record(convert.call_fields(request), wait_s(context))
-        month = recorded.receipt.billing_month
-        text = self._month_texts.get(month)
-        if text is None:
-            text = self._month_texts[month] = format_month(month)
-        return pb.RecordCallResponse(
-            duplicate=recorded.receipt.duplicate,
-            billing_month=text,
-            service_status=convert.service_status(recorded.status, self._feed.age_s),
-        )
+    async def RecordCall(self, request: pb.RecordCallRequest, context: Context) -> bytes:  # noqa: N802
+        """Record one call; return a serialised RecordCallResponse."""
+        receipt, status = await self._recorder.record(convert.call_fields(request), wait_s(context))
+        return self._responses.recorded(receipt, status)
 
     async def BatchRecordCalls(  # noqa: N802
         self, request: pb.BatchRecordCallsRequest, context: Context
@@ -81,7 +74,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         if len(calls) > RECORDS_MAX:
             message = f"{len(calls)} records; send at most {RECORDS_MAX} at a time"
             raise invalid_field("calls", message, Reason.TOO_MANY_RECORDS)
-        recorded = await self._recorder.record_batch(map(convert.call_fields, calls), wait_s(context))
+        recorded = await self._recorder.record_batch(list(map(convert.call_fields, calls)), wait_s(context))
         return pb.BatchRecordCallsResponse(
             accepted=recorded.accepted,
             duplicates=recorded.duplicates,
@@ -126,13 +119,13 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
 
     async def CheckServiceStatus(  # noqa: N802
         self, request: pb.CheckServiceStatusRequest, context: Context
-    ) -> pb.CheckServiceStatusResponse:
-        """Tell from memory whether an account may call."""
+    ) -> bytes:
+        """Tell from memory whether an account may call; return a serialised CheckServiceStatusResponse."""
         del context
         status = self._statuses.known(AccountId(request.account_id))
         if status is None:
             status = await self._look_up(account_id_of(request))
-        return pb.CheckServiceStatusResponse(service_status=convert.service_status(status, self._feed.age_s))
+        return self._responses.checked(status)
 
     async def WatchServiceStatus(  # noqa: N802
         self, request: pb.WatchServiceStatusRequest, context: Context

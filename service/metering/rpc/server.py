@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from faceid.metering.v1 import (
     account_service_pb2,
@@ -14,7 +14,7 @@ from faceid.metering.v1 import (
     metering_service_pb2_grpc,
 )
 from metering.rpc.account_servicer import AccountServicer
-from metering.rpc.interceptor import EdgeInterceptor
+from metering.rpc.edge import Edge
 from metering.rpc.metering_servicer import MeteringServicer
 
 SERVICES = (
@@ -39,19 +39,15 @@ def server_options(*, share_port: bool) -> Sequence[tuple[str, int]]:
 class RpcServer:
     """Serves both services, health and reflection on one address."""
 
-    def __init__(
-        self, metering: MeteringServicer, accounts: AccountServicer, interceptor: EdgeInterceptor, *, share_port: bool
-    ) -> None:
+    def __init__(self, metering: MeteringServicer, accounts: AccountServicer, edge: Edge, *, share_port: bool) -> None:
         """Build it; with `share_port`, several processes may listen on one port, and the kernel spreads connections."""
-        self._server = aio.server(interceptors=[interceptor], options=server_options(share_port=share_port))
-        metering_service_pb2_grpc.add_MeteringServiceServicer_to_server(metering, self._server)
-        account_service_pb2_grpc.add_AccountServiceServicer_to_server(accounts, self._server)
+        metering_service_pb2_grpc.add_MeteringServiceServicer_to_server(metering, edge)
+        account_service_pb2_grpc.add_AccountServiceServicer_to_server(accounts, edge)
         self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-            self._server,
-        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, edge)
+        names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), edge)
+        self._server = aio.server(handlers=[edge], options=server_options(share_port=share_port))
 
     async def start(self, listen: str) -> int:
         """Listen on HOST:PORT; return the port, which the system chooses for port 0.

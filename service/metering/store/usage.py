@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metering.model import AccountId, Bill, Call, Month, MonthUsage, RecordedCall, Usage, to_micros
+from metering.model import AccountId, Bill, Call, CallKind, Month, MonthUsage, RecordedCall, Usage, to_micros
 from metering.store.accounts import PlansOfAccounts
 from metering.store.bills import read_bill, with_earlier_calls
 from metering.store.database import Database
@@ -70,13 +70,9 @@ class UsageStore:
                 yield [
                     RecordedCall(
                         Call(
-                            day,
-                            account_id,
+                            CallKind(account_id, row["api"], row["result_code"], day, Month(day.replace(day=1))),
                             row["call_id"],
                             to_micros(row["occurred_at"]),
-                            row["api"],
-                            row["result_code"],
-                            Month(day.replace(day=1)),
                         ),
                         month,
                         row["recorded_at"],

@@ -11,8 +11,9 @@ WITH sealed AS MATERIALIZED (
     FROM unnest($2::date[], $3::text[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::date[])
         AS call (occurred_on, account_id, call_id, occurred_at, api, result_code, month)
     JOIN sealed ON sealed.month = call.month
-    -- All writers in the same order, so that they cannot deadlock.
-    ORDER BY (call.account_id || call.call_id) COLLATE "C"
+    -- All writers in the same order, that of copy_rows.py, so that they cannot deadlock.
+    ORDER BY call.account_id COLLATE "C", call.api COLLATE "C", call.result_code COLLATE "C", call.occurred_on,
+        call.call_id
     ON CONFLICT DO NOTHING
     RETURNING occurred_on, account_id, call_id, api, result_code, billing_month
 ), counted AS (

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
 
@@ -15,43 +15,53 @@ from metering.rpc.status import status_of
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Found: TypeAlias = "Handler | None"
 
 log = logging.getLogger(__name__)
 
 
-class EdgeInterceptor(aio.ServerInterceptor):
-    """Wraps every method's handler, once."""
+class Edge(grpc.GenericRpcHandler):
+    """All methods of a server, each wrapped once.
+
+    It takes the place of the server in what generated code calls to register a servicer, and is then registered itself.
+    Generated code would register each method for itself, and the event loop then waits for a future of each of them at
+    every RPC: with our 20 methods that took a third of the time of an RPC that does nothing. docs/performance.md.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._wrapped: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Found]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Found:
-        """Return the wrapped handler of a method."""
-        wrapped = self._wrapped.get(handler_call_details.method)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:  # an unknown method; gRPC answers UNIMPLEMENTED
-                return None
-            wrapped = self._wrapped[handler_call_details.method] = self._wrap(handler_call_details.method, handler)
-        return wrapped
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take in the methods of a service; generated code calls it."""
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
+            self._handlers[method] = self._wrap(method, handler)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Do nothing: generated code calls it with the same methods."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
+        """Return the handler of a method; for None, gRPC answers UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         observer = _Observer(self._metrics, method, streaming=bool(handler.response_streaming))
         codecs = {
             "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
+            "response_serializer": _serializer(handler.response_serializer),
         }
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, observer), **codecs)
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, observer), **codecs)
         return handler  # reflection, which streams requests
+
+
+def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Return what serialises responses, and leaves alone those that a servicer has serialised itself."""
+    if serialize is None:
+        raise TypeError("a method without a serializer")
+    return lambda response: response if type(response) is bytes else serialize(response)
 
 
 class _Observer:
