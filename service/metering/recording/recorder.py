@@ -20,6 +20,9 @@ REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committ
 KEEP_WAIT_S = 10.0
 """For how long a commit waits until a call is kept that the database refused."""
 
+_KIND, _ACCOUNT_ID = itemgetter(0), itemgetter(0)
+"""Of a call, and of a kind of calls."""
+
 log = logging.getLogger(__name__)
 
 
@@ -141,7 +144,7 @@ class Recorder:
         places: Sequence[int] = range(len(batch))
         if rejections:
             places = [place for place in places if place not in rejections]
-        statuses = await self._statuses_of({kind[0] for kind in {call[0] for call in calls}})
+        statuses = await self._statuses_of(set(map(_ACCOUNT_ID, set(map(_KIND, calls)))))
         if None in statuses.values():
             known = [statuses[call.account_id] is not None for call in calls]
             for call, place, is_known in zip(calls, places, known, strict=True):
@@ -162,8 +165,8 @@ class Recorder:
         malformed = sum(error.reason is Reason.INVALID_FIELD for error in rejections.values())
         if malformed:
             self._metrics.rejected(Reason.INVALID_FIELD, malformed)
-        statuses = {account_id: self._statuses.known(account_id) or status for account_id, status in statuses.items()}
-        not_active = [status for status in statuses.values() if status and status.state is not ServiceState.ACTIVE]
+        newest = map(self._statuses.known, statuses)
+        not_active = [status for status in newest if status and status.state is not ServiceState.ACTIVE]
         return RecordedBatch(new, duplicates, sorted(rejections.items(), key=itemgetter(0)), not_active)
 
     def _now_micros(self) -> int:
@@ -176,10 +179,10 @@ class Recorder:
         return status
 
     async def _statuses_of(self, account_ids: Iterable[AccountId]) -> dict[AccountId, ServiceStatus | None]:
-        statuses: dict[AccountId, ServiceStatus | None] = {each: self._statuses.known(each) for each in account_ids}
-        unknown = [account_id for account_id, status in statuses.items() if status is None]
-        if unknown:
-            statuses.update(await self._statuses.look_up(unknown))
+        account_ids = list(account_ids)
+        statuses = dict(zip(account_ids, map(self._statuses.known, account_ids), strict=True))
+        if None in statuses.values():
+            statuses.update(await self._statuses.look_up([each for each in account_ids if statuses[each] is None]))
         return statuses
 
     async def _commit(self, calls: Sequence[Call]) -> Sequence[Receipt]:

@@ -8,8 +8,8 @@ from uuid import UUID
 import asyncpg
 
 from metering.errors import RowRefusedError, TransactionConflictError, retry_conflicts
-from metering.model import Call, CallKey, Month, Page, Receipt, RejectedCall
-from metering.store.copy_rows import CALL_COLUMNS, COUNT_COLUMNS, copy_rows
+from metering.model import Call, CallKey, CallKind, Month, Page, Receipt, RejectedCall
+from metering.store.copy_rows import CALL_COLUMNS, COUNT_COLUMNS, by_kind, copy_rows
 from metering.store.database import Database, is_duplicate_key
 from metering.store.page_token import decode_page_token, encode_page_token, text_from_token, time_from_token
 
@@ -42,10 +42,11 @@ class CallStore:
             RowRefusedError: at least one of them cannot be stored; none of them is.
 
         """
-        await self._ensure_partitions({kind.occurred_on for kind in {call[0] for call in calls}})
+        ordered = by_kind(calls)
+        await self._ensure_partitions({kind.occurred_on for kind in ordered})
         try:
             if len(calls) >= COPY_FROM_ROWS:
-                billing_months = await self._copy(calls)
+                billing_months = await self._copy(ordered)
                 if billing_months is not None:
                     return _receipts_of_new(calls, billing_months)
             return await self._insert(calls)
@@ -56,12 +57,12 @@ class CallStore:
                 raise TransactionConflictError(str(error)) from error
             raise RowRefusedError(str(error)) from error
 
-    async def _copy(self, calls: Sequence[Call]) -> dict[Month, Month] | None:
+    async def _copy(self, calls: Mapping[CallKind, Sequence[Call]]) -> dict[Month, Month] | None:
         """Write calls that are all new, and return the billing month of each of their months; None if some are not."""
         sql = self._database.sql
         try:
             async with self._database.transaction() as connection:
-                months = sorted({kind.month for kind in {call[0] for call in calls}})
+                months = sorted({kind.month for kind in calls})
                 opened = await connection.fetch(sql["open_months"], months)
                 billing_months = {row["month"]: row["billing_month"] for row in opened}
                 rows, counts = copy_rows(calls, billing_months)
