@@ -52,8 +52,8 @@ class Call(NamedTuple):
     """
 
     kind: CallKind
-    call_id: str
-    """A UUID, lower case, 36 characters."""
+    call_id: bytes
+    """A UUID: 16 bytes."""
     occurred_us: int
     """When it occurred, in microseconds since 1970 (UTC)."""
 
@@ -88,12 +88,18 @@ class Call(NamedTuple):
         return from_micros(self.occurred_us)
 
     @property
+    def call_id_text(self) -> str:
+        """Its call_id as it is written: lower case, 36 characters."""
+        digits = self.call_id.hex()
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    @property
     def key(self) -> "CallKey":
         """What makes it this call and no other."""
         return self.kind.occurred_on, self.kind.account_id, self.call_id
 
 
-CallKey = tuple[date, AccountId, str]
+CallKey = tuple[date, AccountId, bytes]
 """(occurred_on, account_id, call_id): the identity of a call."""
 
 

@@ -291,7 +291,7 @@ def test_a_status_is_told_whole(state: ServiceState) -> None:
 
 
 def test_a_recorded_call_is_told_whole() -> None:
-    call = Call(CallKind(ACCOUNT, "DetectAuth", "E", date(2026, 11, 23), NOVEMBER), CALL_ID, micros(NOON))
+    call = Call(CallKind(ACCOUNT, "DetectAuth", "E", date(2026, 11, 23), NOVEMBER), UUID(CALL_ID).bytes, micros(NOON))
     message = convert.recorded_call(RecordedCall(call, Month(date(2026, 12, 1)), NOON + timedelta(days=30)))
     assert convert.call_fields(message.call)[:3] == ("acme", "DetectAuth", CALL_ID)
     assert message.call.occurred_at.ToDatetime(UTC) == NOON
@@ -363,7 +363,7 @@ def test_an_account_is_told_whole() -> None:
 
 @given(st.uuids(), names, st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))
 def test_a_call_that_was_told_can_be_sent_again_as_it_is(call_id: UUID, api: str, at: datetime) -> None:
-    call = Call(CallKind(ACCOUNT, api, "", at.date(), Month(at.date().replace(day=1))), str(call_id), micros(at))
+    call = Call(CallKind(ACCOUNT, api, "", at.date(), Month(at.date().replace(day=1))), call_id.bytes, micros(at))
     fields = convert.call_fields(convert.recorded_call(RecordedCall(call, call.month, at)).call)
     seconds, fraction = divmod(micros(at), 1_000_000)
     assert fields == (ACCOUNT, api, str(call_id), seconds, fraction * 1000, "")

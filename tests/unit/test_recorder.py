@@ -28,7 +28,7 @@ from metering.model import (
 )
 from metering.recording.batcher import BatcherLimits, BatcherMetrics
 from metering.recording.recorder import Recorded, RecordedBatch, Recorder
-from metering.recording.validation import CallFields
+from metering.recording.validation import CallColumns, CallFields
 from tests.support.service import FakeClock
 
 NOW = datetime(2026, 11, 23, 4, tzinfo=UTC)
@@ -139,7 +139,7 @@ class Desk:
         return await self.recorder.record(sent, LONG_S)
 
     async def record_batch(self, *sent: CallFields) -> RecordedBatch:
-        return await self.recorder.record_batch(sent, LONG_S)
+        return await self.recorder.record_batch(CallColumns.of(sent), LONG_S)
 
 
 @asynccontextmanager

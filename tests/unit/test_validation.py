@@ -14,7 +14,14 @@ from metering.billing.months import BillingCalendar
 from metering.errors import MeteringError, Reason
 from metering.model import EPOCH, AccountId, Call, CallKind, Month, from_micros
 from metering.recording import validation
-from metering.recording.validation import CallFields, CallRejectedError, CallValidator, check_name, check_uuid
+from metering.recording.validation import (
+    CallColumns,
+    CallFields,
+    CallRejectedError,
+    CallValidator,
+    check_name,
+    check_uuid,
+)
 
 MICROSECOND = timedelta(microseconds=1)
 NOW = datetime(2026, 11, 23, 4, 0, 0, 123456, tzinfo=UTC)
@@ -65,7 +72,7 @@ def test_a_well_formed_call_becomes_what_was_sent(validator: CallValidator) -> N
     sent = fields(result_code="E.NoFace")
     assert validate(validator, sent) == Call(
         CallKind(AccountId("acme"), "DetectAuth", "E.NoFace", date(2026, 11, 23), Month(date(2026, 11, 1))),
-        call_id=CALL_ID,
+        call_id=UUID(CALL_ID).bytes,
         occurred_us=micros(NOW),
     )
 
@@ -391,6 +398,6 @@ def test_calls_sent_together_are_what_each_would_be_for_itself(
             calls.append(validate(validator_in("Asia/Shanghai"), each))
         except MeteringError as error:
             errors[place] = error.message
-    validated, refused = validator_in("Asia/Shanghai").validate_all(batch, micros(NOW))
+    validated, refused = validator_in("Asia/Shanghai").validate_all(CallColumns.of(batch), micros(NOW))
     assert validated == calls
     assert {place: error.message for place, error in refused.items()} == errors

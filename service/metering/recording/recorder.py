@@ -12,7 +12,7 @@ from metering.clock import Clock
 from metering.errors import MeteringError, Reason, account_not_found
 from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceState, ServiceStatus, to_micros
 from metering.recording.batcher import Batcher, BatcherLimits, BatcherMetrics
-from metering.recording.validation import Calendar, CallFields, CallRejectedError, CallValidator
+from metering.recording.validation import Calendar, CallColumns, CallFields, CallRejectedError, CallValidator
 
 REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committers=1, spacing_s=0)
 """Rejected calls are kept the same way as calls are recorded, but with less effort."""
@@ -133,7 +133,7 @@ class Recorder:
             raise receipt
         return Recorded(receipt, self._statuses.known(call.account_id) or status)
 
-    async def record_batch(self, batch: Sequence[CallFields], wait_s: float) -> RecordedBatch:
+    async def record_batch(self, batch: CallColumns, wait_s: float) -> RecordedBatch:
         """Record calls that were sent together; return once each is committed or kept among the rejected calls.
 
         Raises:
@@ -141,7 +141,7 @@ class Recorder:
 
         """
         calls, rejections = self._validator.validate_all(batch, self._now_micros())
-        places: Sequence[int] = range(len(batch))
+        places: Sequence[int] = range(len(batch.call_ids))
         if rejections:
             places = [place for place in places if place not in rejections]
         statuses = await self._statuses_of(set(map(_ACCOUNT_ID, set(map(_KIND, calls)))))
@@ -219,7 +219,7 @@ class Recorder:
 
     async def _refuse(self, call: Call, message: str) -> MeteringError:
         """Keep a call that looked well-formed, but that the database refuses."""
-        log.error("call %s of account %s cannot be recorded: %s", call.call_id, call.account_id, message)
+        log.error("call %s of account %s cannot be recorded: %s", call.call_id_text, call.account_id, message)
         error = MeteringError(Reason.UNRECORDABLE, f"the database refuses this call: {message}")
         await self._reject([CallRejectedError(call, error)], KEEP_WAIT_S)
         return error

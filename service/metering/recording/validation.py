@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import repeat
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from metering.errors import MeteringError, Reason, invalid_field
 from metering.model import AccountId, Call, CallKind, Month, RejectedCall, to_micros
@@ -39,6 +39,22 @@ CallFields = tuple[str, str, str, int | None, int, str]
 """A call as it was sent: account_id, api, call_id, seconds and nanos of occurred_at (None: left out), result_code."""
 
 
+class CallColumns(NamedTuple):
+    """Calls that were sent together, field by field, in the order of CallFields. All are equally long."""
+
+    account_ids: Sequence[str]
+    apis: Sequence[str]
+    call_ids: Sequence[str]
+    seconds: Sequence[int | None]
+    nanos: Sequence[int]
+    result_codes: Sequence[str]
+
+    @classmethod
+    def of(cls, calls: Sequence[CallFields]) -> "CallColumns":
+        """Return calls, field by field."""
+        return cls(*zip(*calls, strict=True)) if calls else cls((), (), (), (), (), ())
+
+
 def check_name(text: str, field: str) -> str:
     """Return an identifier; raises MeteringError (INVALID_FIELD) unless it has 1 to 64 of the characters allowed."""
     if not _NAME.fullmatch(text):
@@ -70,7 +86,7 @@ class CallRejectedError(MeteringError):
         call = self.call
         return RejectedCall(
             account_id=call.account_id,
-            call_id=call.call_id,
+            call_id=call.call_id_text,
             occurred_at=call.occurred_at,
             api=call.api,
             result_code=call.result_code,
@@ -115,7 +131,7 @@ class CallValidator:
             account_id, api, result_code, day, month
         )
         # Past the named tuple's own constructor, which takes twice as long.
-        call = _new(Call, (kind, call_id, micros))
+        call = _new(Call, (kind, bytes.fromhex(call_id.replace("-", "")), micros))
         if not now_micros - _MICROS_BACK_MAX <= micros <= now_micros + _MICROS_AHEAD_MAX:
             how = (
                 "is more than 5 minutes ahead; set the sender's clock"
@@ -126,7 +142,7 @@ class CallValidator:
             raise CallRejectedError(call, invalid_field("occurred_at", description, Reason.OCCURRED_AT_OUT_OF_RANGE))
         return call
 
-    def validate_all(self, sent: Sequence[CallFields], now_micros: int) -> tuple[list[Call], dict[int, MeteringError]]:
+    def validate_all(self, sent: CallColumns, now_micros: int) -> tuple[list[Call], dict[int, MeteringError]]:
         """Return the calls that were sent together, and the errors of the others, by their place in `sent`.
 
         Calls that have nothing unusual about them are looked at all together, column by column, which takes half the
@@ -135,28 +151,29 @@ class CallValidator:
         if calls := self._usual_calls(sent, now_micros):
             return calls, {}
         calls, errors = [], {}
-        for place, fields in enumerate(sent):
+        for place, fields in enumerate(zip(*sent, strict=True)):
             try:
                 calls.append(self.validate(fields, now_micros))
             except MeteringError as error:
                 errors[place] = error
         return calls, errors
 
-    def _usual_calls(self, sent: Sequence[CallFields], now_micros: int) -> list[Call]:
-        """Return the calls that were sent if `validate` would return them as they are, on one day; else none."""
-        if not sent:
+    def _usual_calls(self, sent: CallColumns, now_micros: int) -> list[Call]:
+        """Return the calls that were sent if `validate` would return them all, and on one day; else none."""
+        seconds, nanos = sent.seconds, sent.nanos
+        if not seconds or None in seconds or min(nanos) < 0 or max(nanos) > _NANOS_MAX:
             return []
-        account_ids, apis, call_ids, seconds, nanos, result_codes = zip(*sent, strict=True)
-        if None in seconds or min(nanos) < 0 or max(nanos) > _NANOS_MAX or not _are_canonical_uuids(call_ids):
-            return []
-        micros = [second * 1_000_000 + nano // 1000 for second, nano in zip(seconds, nanos, strict=True)]
+        micros = [
+            second * 1_000_000 + nano // 1000 for second, nano in zip(seconds, nanos, strict=True) if second is not None
+        ]
         first, last = min(micros), max(micros)
         if first < now_micros - _MICROS_BACK_MAX or last > now_micros + _MICROS_AHEAD_MAX:
             return []
         day, month = self._calendar.day_of(first)
-        if self._calendar.day_of(last)[0] != day:
+        call_ids = _canonical_uuids(sent.call_ids)
+        if call_ids is None or self._calendar.day_of(last)[0] != day:
             return []
-        keys = list(zip(account_ids, apis, result_codes, repeat(day)))
+        keys = list(zip(sent.account_ids, sent.apis, sent.result_codes, repeat(day)))
         kinds = list(map(self._kinds.get, keys))
         if None in kinds:
             try:
@@ -179,18 +196,21 @@ class CallValidator:
         return kind
 
 
-def _are_canonical_uuids(texts: Sequence[str]) -> bool:
-    """Tell whether all texts are UUIDs in lower case with dashes: as if _CANONICAL_UUID were matched with each."""
+def _canonical_uuids(texts: Sequence[str]) -> list[bytes] | None:
+    """Return UUIDs as bytes if all texts are in lower case with dashes, as _CANONICAL_UUID has it; else None."""
     joined = "".join(texts)
     if set(map(len, texts)) != {_UUID_LENGTH} or joined != joined.lower():
-        return False
+        return None
     if any(joined[place::_UUID_LENGTH].strip("-") for place in _UUID_DASHES):
-        return False
+        return None
     try:
-        # It skips spaces, so that the number of bytes tells, too, that there was nothing but digits.
-        return len(bytes.fromhex(joined.replace("-", ""))) == _UUID_BYTES * len(texts)
+        found = bytes.fromhex(joined.replace("-", ""))
     except ValueError:
-        return False
+        return None
+    # It skips spaces: only the number of bytes tells that there was nothing but digits.
+    if len(found) != _UUID_BYTES * len(texts):
+        return None
+    return [found[start : start + _UUID_BYTES] for start in range(0, len(found), _UUID_BYTES)]
 
 
 def _micros_of_uuid7(call_id: str) -> int:

@@ -29,7 +29,7 @@ from metering.model import (
     ServiceStatus,
     Tier,
 )
-from metering.recording.validation import CallFields, check_name
+from metering.recording.validation import CallColumns, CallFields, check_name
 
 _NANOS = Decimal(1_000_000_000)
 _CALL_FIELDS = attrgetter("account_id", "api", "call_id", "occurred_at.seconds", "occurred_at.nanos", "result_code")
@@ -41,6 +41,23 @@ def call_fields(message: pb.CallRecord | RecordCallRequest) -> CallFields:
     fields: CallFields = _CALL_FIELDS(message)
     # A time that was left out reads as 1970.
     return fields if fields[3] or message.HasField("occurred_at") else (*fields[:3], None, 0, fields[5])
+
+
+def call_columns(messages: Iterable[pb.CallRecord]) -> CallColumns:
+    """Return the fields of messages, field by field, which takes less time than call by call."""
+    messages = list(messages)
+    times = [message.occurred_at for message in messages]
+    seconds = [time.seconds for time in times]
+    if 0 in seconds:
+        return CallColumns.of([call_fields(message) for message in messages])
+    return CallColumns(
+        [message.account_id for message in messages],
+        [message.api for message in messages],
+        [message.call_id for message in messages],
+        seconds,
+        [time.nanos for time in times],
+        [message.result_code for message in messages],
+    )
 
 
 def timestamp(time: datetime) -> Timestamp:
@@ -90,7 +107,7 @@ def recorded_call(recorded: RecordedCall) -> pb.RecordedCall:
         call=pb.CallRecord(
             account_id=call.account_id,
             api=call.api,
-            call_id=call.call_id,
+            call_id=call.call_id_text,
             occurred_at=timestamp(call.occurred_at),
             result_code=call.result_code,
         ),

@@ -74,7 +74,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         if len(calls) > RECORDS_MAX:
             message = f"{len(calls)} records; send at most {RECORDS_MAX} at a time"
             raise invalid_field("calls", message, Reason.TOO_MANY_RECORDS)
-        recorded = await self._recorder.record_batch(list(map(convert.call_fields, calls)), wait_s(context))
+        recorded = await self._recorder.record_batch(convert.call_columns(calls), wait_s(context))
         return pb.BatchRecordCallsResponse(
             accepted=recorded.accepted,
             duplicates=recorded.duplicates,

@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime
+from operator import itemgetter
 from uuid import UUID
 
 import asyncpg
 
 from metering.errors import RowRefusedError, TransactionConflictError, retry_conflicts
-from metering.model import Call, CallKey, CallKind, Month, Page, Receipt, RejectedCall
+from metering.model import Call, CallKey, Month, Page, Receipt, RejectedCall
 from metering.store.copy_rows import CALL_COLUMNS, COUNT_COLUMNS, by_kind, copy_rows
 from metering.store.database import Database, is_duplicate_key
 from metering.store.page_token import decode_page_token, encode_page_token, text_from_token, time_from_token
+from metering.store.recent_calls import RecentCalls
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,9 @@ round trips. Measured: docs/performance.md."""
 
 REJECTED_PER_ACCOUNT_MAX = 1_000
 REJECTED_MAX = 100_000
+
+_KIND, _CALL_ID = itemgetter(0), itemgetter(1)
+"""Of a call."""
 
 _PLACE = (time_from_token, text_from_token, lambda text: str(UUID(text)), time_from_token)
 _FIRST_PLACE = (datetime.min.replace(tzinfo=UTC), "", str(UUID(int=0)), datetime.min.replace(tzinfo=UTC))
@@ -32,6 +38,7 @@ class CallStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._partitions: set[date] = set()
+        self._recent = RecentCalls()
 
     @retry_conflicts
     async def record(self, calls: Sequence[Call]) -> list[Receipt]:
@@ -42,14 +49,10 @@ class CallStore:
             RowRefusedError: at least one of them cannot be stored; none of them is.
 
         """
-        ordered = by_kind(calls)
-        await self._ensure_partitions({kind.occurred_on for kind in ordered})
+        await self._ensure_partitions({kind.occurred_on for kind in set(map(_KIND, calls))})
+        call_ids = set(map(_CALL_ID, calls))
         try:
-            if len(calls) >= COPY_FROM_ROWS:
-                billing_months = await self._copy(ordered)
-                if billing_months is not None:
-                    return _receipts_of_new(calls, billing_months)
-            return await self._insert(calls)
+            receipts = await self._copy_or_insert(calls, call_ids)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
                 # No partition for a row: one that we knew of was dropped. Look again.
@@ -57,15 +60,36 @@ class CallStore:
                 raise TransactionConflictError(str(error)) from error
             raise RowRefusedError(str(error)) from error
 
-    async def _copy(self, calls: Mapping[CallKind, Sequence[Call]]) -> dict[Month, Month] | None:
+        self._recent.add(call_ids)
+        return receipts
+
+    async def _copy_or_insert(self, calls: Sequence[Call], call_ids: AbstractSet[bytes]) -> list[Receipt]:
+        if len(calls) < COPY_FROM_ROWS:
+            return await self._insert(calls)
+        recent = self._recent.among(call_ids)
+        if not recent and len(call_ids) == len(calls):
+            recorded: dict[CallKey, Month] = {}
+            new = calls
+        else:
+            recorded = await self._billing_months([call.key for call in calls if call[1] in recent])
+            new = list({key: call for call in calls if (key := call.key) not in recorded}.values())
+        billing_months = await self._copy(new)
+        if billing_months is None:
+            return await self._insert(calls)
+        if len(new) == len(calls):
+            return _receipts_of_new(calls, billing_months)
+        return _receipts(calls, {call.key for call in new}, billing_months, recorded)
+
+    async def _copy(self, calls: Sequence[Call]) -> dict[Month, Month] | None:
         """Write calls that are all new, and return the billing month of each of their months; None if some are not."""
         sql = self._database.sql
+        ordered = by_kind(calls)
         try:
             async with self._database.transaction() as connection:
-                months = sorted({kind.month for kind in calls})
+                months = sorted({kind.month for kind in ordered})
                 opened = await connection.fetch(sql["open_months"], months)
                 billing_months = {row["month"]: row["billing_month"] for row in opened}
-                rows, counts = copy_rows(calls, billing_months)
+                rows, counts = copy_rows(ordered, billing_months)
                 for table, data, columns in (("calls", rows, CALL_COLUMNS), ("usage_deltas", counts, COUNT_COLUMNS)):
                     await connection.copy_to_table(table, source=_once(data), columns=columns, format="binary")
         except (asyncpg.UniqueViolationError, asyncpg.InternalServerError) as error:
@@ -81,31 +105,24 @@ class CallStore:
         months = sorted(set(own_months))
         times = [call.occurred_at for call in calls]
         row = await self._database.fetchrow(
-            "record_calls", months, days, account_ids, call_ids, times, apis, result_codes, own_months
+            *("record_calls", months, days, account_ids, list(map(bytes.hex, call_ids)), times),
+            *(apis, result_codes, own_months),
         )
         assert row is not None  # noqa: S101 - an aggregate without GROUP BY has one row
         billing_months = dict(zip(row["months"], row["billing_months"], strict=True))
         if row["new_calls"] == len(calls):
             return _receipts_of_new(calls, billing_months)
-        new: set[CallKey] = set(
-            zip(row["occurred_on"] or (), row["account_id"] or (), row["call_id"] or (), strict=True)
-        )
+        keys = zip(row["occurred_on"] or (), row["account_id"] or (), row["call_id"] or (), strict=True)
+        new: set[CallKey] = {(day, account_id, call_id.bytes) for day, account_id, call_id in keys}
         recorded = await self._billing_months([call.key for call in calls if call.key not in new])
-        results = []
-        for call in calls:
-            if call.key in new:
-                new.discard(call.key)  # the same call further on in the batch is a duplicate of this one
-                recorded[call.key] = billing_months[call.month]
-                results.append(Receipt(duplicate=False, billing_month=billing_months[call.month]))
-            else:
-                results.append(Receipt(duplicate=True, billing_month=recorded[call.key]))
-        return results
+        return _receipts(calls, new, billing_months, recorded)
 
     async def _billing_months(self, keys: Sequence[CallKey]) -> dict[CallKey, Month]:
         if not keys:
             return {}
-        rows = await self._database.fetch("billing_months_of_calls", *zip(*keys, strict=True))
-        return {(row["occurred_on"], row["account_id"], row["call_id"]): row["billing_month"] for row in rows}
+        days, account_ids, call_ids = zip(*keys, strict=True)
+        rows = await self._database.fetch("billing_months_of_calls", days, account_ids, list(map(bytes.hex, call_ids)))
+        return {(row["occurred_on"], row["account_id"], row["call_id"].bytes): row["billing_month"] for row in rows}
 
     async def _ensure_partitions(self, days: set[date]) -> None:
         if not days <= self._partitions:
@@ -190,6 +207,33 @@ def _receipts_of_new(calls: Sequence[Call], billing_months: Mapping[Month, Month
     if len(receipts) == 1:
         return [*receipts.values()] * len(calls)
     return [receipts[call.month] for call in calls]
+
+
+def _receipts(
+    calls: Sequence[Call],
+    new: set[CallKey],
+    billing_months: Mapping[Month, Month],
+    recorded: dict[CallKey, Month],
+) -> list[Receipt]:
+    """Return the receipts of calls, not all of which are new.
+
+    Args:
+        calls: what was to be recorded.
+        new: those that are recorded now.
+        billing_months: of their months.
+        recorded: the billing months of those that had been recorded before.
+
+    """
+    receipts = []
+    for call in calls:
+        key = call.key
+        if key in new:
+            new.discard(key)  # the same call further on is a duplicate of this one
+            recorded[key] = billing_months[call.month]
+            receipts.append(Receipt(duplicate=False, billing_month=recorded[key]))
+        else:
+            receipts.append(Receipt(duplicate=True, billing_month=recorded[key]))
+    return receipts
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

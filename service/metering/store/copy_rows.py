@@ -49,14 +49,14 @@ def copy_rows(calls: Mapping[CallKind, Sequence[Call]], billing_months: Mapping[
 
     `billing_months` has the billing month of each of the calls' months.
     """
-    start, columns, epoch_us, from_hex = _CALL_START.pack, len(CALL_COLUMNS), _POSTGRES_EPOCH_US, bytes.fromhex
+    start, columns, epoch_us = _CALL_START.pack, len(CALL_COLUMNS), _POSTGRES_EPOCH_US
     rows, counts = [_SIGNATURE], [_SIGNATURE]
     append = rows.append
     for kind, of_kind in calls.items():
         rest = _dates(kind.occurred_on, billing_months[kind.month]) + _texts(*kind[:3])
         counts.append(_COUNT_START.pack(len(COUNT_COLUMNS), 8, len(of_kind)) + rest)
         for _, call_id, occurred_us in of_kind:
-            append(start(columns, 16, from_hex(call_id.replace("-", "")), 8, occurred_us - epoch_us) + rest)
+            append(start(columns, 16, call_id, 8, occurred_us - epoch_us) + rest)
     rows.append(_TRAILER)
     counts.append(_TRAILER)
     return b"".join(rows), b"".join(counts)

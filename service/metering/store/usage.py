@@ -71,7 +71,7 @@ class UsageStore:
                     RecordedCall(
                         Call(
                             CallKind(account_id, row["api"], row["result_code"], day, Month(day.replace(day=1))),
-                            row["call_id"],
+                            row["call_id"].bytes,
                             to_micros(row["occurred_at"]),
                         ),
                         month,

@@ -28,7 +28,7 @@ SELECT
     count(*) AS new_calls,
     CASE WHEN count(*) < cardinality($2::date[]) THEN array_agg(occurred_on) END AS occurred_on,
     CASE WHEN count(*) < cardinality($2::date[]) THEN array_agg(account_id) END AS account_id,
-    CASE WHEN count(*) < cardinality($2::date[]) THEN array_agg(call_id::text) END AS call_id
+    CASE WHEN count(*) < cardinality($2::date[]) THEN array_agg(call_id) END AS call_id
 FROM new;
 
 -- open_months --
@@ -37,7 +37,7 @@ SELECT month, open_month(month) AS billing_month FROM unnest($1::date[]) AS mont
 
 -- billing_months_of_calls --
 -- The billing months of the calls with the given keys; unknown keys are left out.
-SELECT calls.occurred_on, calls.account_id, calls.call_id::text AS call_id, calls.billing_month
+SELECT calls.occurred_on, calls.account_id, calls.call_id, calls.billing_month
 FROM unnest($1::date[], $2::text[], $3::uuid[]) AS key (occurred_on, account_id, call_id)
 JOIN calls ON calls.occurred_on = key.occurred_on AND calls.account_id = key.account_id
     AND calls.call_id = key.call_id;

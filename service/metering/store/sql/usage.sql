@@ -25,7 +25,7 @@ SELECT DISTINCT occurred_on FROM usage WHERE account_id = $1 AND billing_month =
 
 -- calls_of_day --
 -- Calls of account $1 on day $2 on the bill of month $3, after call $4, at most $5.
-SELECT call_id::text AS call_id, occurred_at, recorded_at, api, result_code
+SELECT call_id, occurred_at, recorded_at, api, result_code
 FROM calls
 WHERE occurred_on = $2 AND account_id = $1 AND call_id > $4::uuid AND billing_month = $3
 ORDER BY call_id
