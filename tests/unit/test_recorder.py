@@ -115,6 +115,13 @@ class Statuses:
     def known(self, account_id: AccountId) -> ServiceStatus | None:
         return self.in_memory.get(account_id)
 
+    def unknown(self, account_ids: set[AccountId]) -> set[AccountId]:
+        return {account_id for account_id in account_ids if self.known(account_id) is None}
+
+    def not_active(self, account_ids: set[AccountId]) -> list[ServiceStatus]:
+        found = [status for account_id in account_ids if (status := self.known(account_id)) is not None]
+        return [status for status in found if status.state is not ServiceState.ACTIVE]
+
     async def look_up(self, account_ids: Sequence[AccountId]) -> dict[AccountId, ServiceStatus]:
         self.look_ups.append(sorted(account_ids))
         await asyncio.sleep(0)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from metering.model import AccountId, ServiceStatus
+from metering.model import AccountId, ServiceState, ServiceStatus
 
 STATUSES_MAX = 500_000
 """Statuses in memory; at most about 250 MB. The oldest ones make room."""
@@ -27,6 +27,8 @@ class Statuses:
     def __init__(self, reader: StatusReader) -> None:
         self._reader = reader
         self._statuses: dict[AccountId, ServiceStatus] = {}
+        self._not_active: set[AccountId] = set()
+        """Of those in memory."""
         self._wanted: set[AccountId] = set()
         self._reading: set[AccountId] = set()
         self._next_look_up: asyncio.Task[dict[AccountId, ServiceStatus]] | None = None
@@ -38,6 +40,14 @@ class Statuses:
     def known(self, account_id: AccountId) -> ServiceStatus | None:
         """Return the status of an account if it is in memory."""
         return self._statuses.get(account_id)
+
+    def unknown(self, account_ids: set[AccountId]) -> set[AccountId]:
+        """Return those of `account_ids` whose status is not in memory."""
+        return account_ids.difference(self._statuses)
+
+    def not_active(self, account_ids: set[AccountId]) -> list[ServiceStatus]:
+        """Return the statuses in memory of those of `account_ids` that may not call."""
+        return [self._statuses[account_id] for account_id in account_ids & self._not_active]
 
     def known_accounts(self) -> list[AccountId]:
         """Return the accounts in memory, and those that are being looked up."""
@@ -95,6 +105,12 @@ class Statuses:
         if known is not None and known.version >= status.version:
             return known
         if known is None and len(self._statuses) >= STATUSES_MAX:
-            del self._statuses[next(iter(self._statuses))]
+            oldest = next(iter(self._statuses))
+            del self._statuses[oldest]
+            self._not_active.discard(oldest)
         self._statuses[status.account_id] = status
+        if status.state is ServiceState.ACTIVE:
+            self._not_active.discard(status.account_id)
+        else:
+            self._not_active.add(status.account_id)
         return status

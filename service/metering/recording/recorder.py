@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter
@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, account_not_found
-from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceState, ServiceStatus, to_micros
+from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceStatus, to_micros
 from metering.recording.batcher import Batcher, BatcherLimits, BatcherMetrics
 from metering.recording.validation import Calendar, CallColumns, CallFields, CallRejectedError, CallValidator
 
@@ -41,6 +41,12 @@ class StatusBook(Protocol):
 
     def known(self, account_id: AccountId) -> ServiceStatus | None:
         """Return the status of an account if it is in memory."""
+
+    def unknown(self, account_ids: set[AccountId]) -> set[AccountId]:
+        """Return those of `account_ids` whose status is not in memory."""
+
+    def not_active(self, account_ids: set[AccountId]) -> list[ServiceStatus]:
+        """Return the statuses in memory of those of `account_ids` that may not call."""
 
     async def look_up(self, account_ids: Sequence[AccountId]) -> dict[AccountId, ServiceStatus]:
         """Return the statuses of accounts; those that do not exist are left out."""
@@ -144,9 +150,9 @@ class Recorder:
         places: Sequence[int] = range(len(batch.call_ids))
         if rejections:
             places = [place for place in places if place not in rejections]
-        statuses = await self._statuses_of(set(map(_ACCOUNT_ID, set(map(_KIND, calls)))))
-        if None in statuses.values():
-            known = [statuses[call.account_id] is not None for call in calls]
+        account_ids = set(map(_ACCOUNT_ID, set(map(_KIND, calls))))
+        if missing := await self._missing(account_ids):
+            known = [call.account_id not in missing for call in calls]
             for call, place, is_known in zip(calls, places, known, strict=True):
                 if not is_known:
                     rejections[place] = CallRejectedError(call, account_not_found(call.account_id))
@@ -165,9 +171,9 @@ class Recorder:
         malformed = sum(error.reason is Reason.INVALID_FIELD for error in rejections.values())
         if malformed:
             self._metrics.rejected(Reason.INVALID_FIELD, malformed)
-        newest = map(self._statuses.known, statuses)
-        not_active = [status for status in newest if status and status.state is not ServiceState.ACTIVE]
-        return RecordedBatch(new, duplicates, sorted(rejections.items(), key=itemgetter(0)), not_active)
+        return RecordedBatch(
+            new, duplicates, sorted(rejections.items(), key=itemgetter(0)), self._statuses.not_active(account_ids)
+        )
 
     def _now_micros(self) -> int:
         return to_micros(self._clock.now())
@@ -178,12 +184,10 @@ class Recorder:
             raise CallRejectedError(call, account_not_found(call.account_id))
         return status
 
-    async def _statuses_of(self, account_ids: Iterable[AccountId]) -> dict[AccountId, ServiceStatus | None]:
-        account_ids = list(account_ids)
-        statuses = dict(zip(account_ids, map(self._statuses.known, account_ids), strict=True))
-        if None in statuses.values():
-            statuses.update(await self._statuses.look_up([each for each in account_ids if statuses[each] is None]))
-        return statuses
+    async def _missing(self, account_ids: set[AccountId]) -> set[AccountId]:
+        """Return the accounts that do not exist; the others are in memory then."""
+        unknown = self._statuses.unknown(account_ids)
+        return unknown.difference(await self._statuses.look_up(list(unknown))) if unknown else unknown
 
     async def _commit(self, calls: Sequence[Call]) -> Sequence[Receipt]:
         receipts = await self._book.record(calls)

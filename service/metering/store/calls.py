@@ -25,7 +25,7 @@ round trips. Measured: docs/performance.md."""
 REJECTED_PER_ACCOUNT_MAX = 1_000
 REJECTED_MAX = 100_000
 
-_KIND, _CALL_ID = itemgetter(0), itemgetter(1)
+_CALL_ID = itemgetter(1)
 """Of a call."""
 
 _PLACE = (time_from_token, text_from_token, lambda text: str(UUID(text)), time_from_token)
@@ -49,7 +49,6 @@ class CallStore:
             RowRefusedError: at least one of them cannot be stored; none of them is.
 
         """
-        await self._ensure_partitions({kind.occurred_on for kind in set(map(_KIND, calls))})
         call_ids = set(map(_CALL_ID, calls))
         try:
             receipts = await self._copy_or_insert(calls, call_ids)
@@ -84,6 +83,7 @@ class CallStore:
         """Write calls that are all new, and return the billing month of each of their months; None if some are not."""
         sql = self._database.sql
         ordered = by_kind(calls)
+        await self._ensure_partitions({kind.occurred_on for kind in ordered})
         try:
             async with self._database.transaction() as connection:
                 months = sorted({kind.month for kind in ordered})
@@ -102,6 +102,7 @@ class CallStore:
         """Write calls some of which may be there already."""
         kinds, call_ids, _ = zip(*calls, strict=True)
         account_ids, apis, result_codes, days, own_months = zip(*kinds, strict=True)
+        await self._ensure_partitions(set(days))
         months = sorted(set(own_months))
         times = [call.occurred_at for call in calls]
         row = await self._database.fetchrow(
