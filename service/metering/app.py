@@ -108,6 +108,7 @@ class App:
             feed = StatusFeed(StatusFeedStore(database, self._database_url), accounts, statuses)
             limits = BatcherLimits(
                 queue_items_max=self._settings.queue_calls,
+                queue_wait_s=self._settings.queue_wait_s,
                 batch_items_max=self._settings.batch_calls,
                 committers=self._settings.committers,
                 spacing_s=self._settings.commit_spacing_ms / 1000,

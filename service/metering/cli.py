@@ -154,10 +154,16 @@ def main() -> None:
 @setting("--billing-timezone", default=DEFAULTS.billing_timezone, help="Whose days and months are billed.")
 @setting("--insecure-listen", is_flag=True, default=False, help="Serve other machines without encryption.")
 @setting(
+    "--queue-wait-s",
+    default=DEFAULTS.queue_wait_s,
+    type=click.FloatRange(0.01, 60),
+    help="Calls that would have to wait longer for their commit are refused.",
+)
+@setting(
     "--queue-calls",
     default=DEFAULTS.queue_calls,
     type=click.IntRange(1),
-    help="Calls that may wait for their commit in a worker.",
+    help="Calls that may wait for their commit in a worker, at the most.",
 )
 @setting("--batch-calls", default=DEFAULTS.batch_calls, type=click.IntRange(1), help="Calls in a commit, at the most.")
 @setting(

@@ -25,8 +25,10 @@ class Settings:
     """Whose days and months are billed. Fixed once a database is set up."""
     insecure_listen: bool = False
     """Serve other machines, too, although nothing is encrypted and nobody is asked who they are."""
-    queue_calls: int = 20_000
-    """Calls that wait for their commit in one worker, at the most."""
+    queue_wait_s: float = 2.0
+    """Calls that would have to wait longer for their commit than so many seconds are refused."""
+    queue_calls: int = 100_000
+    """Calls that wait for their commit in one worker, at the most; they take some 40 MB."""
     batch_calls: int = 10_000
     """Calls in a commit, at the most."""
     committers: int = 2

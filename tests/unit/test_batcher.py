@@ -190,6 +190,33 @@ async def test_as_many_batches_are_committed_at_the_same_time_as_there_are_commi
         await asyncio.gather(*submitted)
 
 
+async def test_no_more_may_wait_than_is_committed_in_the_time_that_one_may_wait() -> None:
+    database = Database()
+    limits = BatcherLimits(queue_items_max=10_000, batch_items_max=10_000, committers=2, spacing_s=0, queue_wait_s=3)
+    async with running(database, limits) as batcher:
+        batcher._committed(1_000, 2.0)  # two at a time: 1,000 a second
+        held = await hold(database, batcher, 0)
+        waiting = submit(batcher, *range(1, 3_000))
+        await until(lambda: len(database.begun) == 2)
+        with pytest.raises(MeteringError, match="3000 calls wait to be recorded") as refused:
+            await batcher.submit([3_000], LONG_S)
+        assert refused.value.retry_after_s == 1.5
+        database.open.set()
+        await asyncio.gather(held, waiting)
+
+
+async def test_a_slow_commit_does_not_shut_the_queue_for_a_moments_burst() -> None:
+    database = Database()
+    async with running(database) as batcher:
+        batcher._committed(1, 60.0)
+        assert len(await batcher.submit(range(1_000), LONG_S)) == 1_000
+        held = await hold(database, batcher, 0)
+        waiting = submit(batcher, *range(1, 1_000))
+        await until(lambda: batcher.waiting_items == 999)
+        database.open.set()
+        await asyncio.gather(held, waiting)
+
+
 async def test_a_full_queue_refuses_more_and_says_when_to_come_back() -> None:
     database = Database()
     limits = BatcherLimits(queue_items_max=4, batch_items_max=10, committers=1, spacing_s=0)

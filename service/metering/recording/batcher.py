@@ -18,10 +18,16 @@ from metering.errors import DatabaseUnavailableError, MeteringError, Reason, Row
 T = TypeVar("T")
 R = TypeVar("R")
 
+QUEUE_ITEMS_MIN = 1_000
+"""So many may wait however slow the last commits were: they are no more than a moment's burst."""
+RECENT_COMMITS = 32
+"""How fast items are committed is told from so many commits."""
 SWEEP_INTERVAL_S = 0.05
 """How often it is looked for waiters whose time is up."""
 SPACING_PER_ITEM_S = 0.001
 """For each call that shared the last commit, the next one may wait so long, up to the limit."""
+RETRY_AFTER_MIN_S = 0.1
+"""Who is refused is told to come back no sooner than this."""
 BACK_OFF_S = (0.05, 1.0)
 """Shortest and longest pause before the next try while the database is away."""
 
@@ -43,13 +49,15 @@ class BatcherLimits:
     """The bounds of a batcher."""
 
     queue_items_max: int
-    """Items that wait or are being committed, at the most; more are refused."""
+    """Items that wait or are being committed, at the most, so that memory is bounded; more are refused."""
     batch_items_max: int
     """Items in a batch, at the most, but for a single submission that is larger."""
     committers: int
     """Batches being committed at the same time."""
     spacing_s: float
     """Under load, a batch begins no sooner after the one before than this, unless it is full."""
+    queue_wait_s: float = 2.0
+    """Items that would have to wait longer than this are refused, going by how fast the last ones were committed."""
 
 
 class _Submission(Generic[T, R]):
@@ -102,6 +110,9 @@ class Batcher(Generic[T, R]):
         self._committing: list[list[_Submission[T, R]]] = []
         self._committing_items = 0
         self._arrived = asyncio.Event()
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT_COMMITS)
+        """Items and seconds of the last commits."""
+        self._capacity = limits.queue_items_max
         self._last_start = 0.0
         self._last_items = 0
         self._away = False
@@ -137,9 +148,8 @@ class Batcher(Generic[T, R]):
         if self._closed:
             raise _stopped()
         pending = self._waiting_items + self._committing_items
-        if pending and pending + len(items) > self._limits.queue_items_max:
-            msg = f"{pending} calls wait to be recorded, as many as this server accepts; send it again"
-            raise MeteringError(Reason.QUEUE_FULL, msg, retry_after_s=0.1)
+        if pending and pending + len(items) > self._capacity:
+            raise self._full(pending)
         loop = asyncio.get_running_loop()
         now = loop.time()
         future: asyncio.Future[Sequence[R | MeteringError]] = loop.create_future()
@@ -147,6 +157,20 @@ class Batcher(Generic[T, R]):
         self._waiting_items += len(items)
         self._arrived.set()
         return await future
+
+    def _full(self, pending: int) -> MeteringError:
+        # Half of the queue is done by then.
+        retry_after_s = max(RETRY_AFTER_MIN_S, self._limits.queue_wait_s * pending / self._capacity / 2)
+        msg = f"{pending} calls wait to be recorded, as many as this server accepts; send it again"
+        return MeteringError(Reason.QUEUE_FULL, msg, retry_after_s=min(retry_after_s, self._limits.queue_wait_s))
+
+    def _committed(self, items: int, seconds: float) -> None:
+        """Take in how long a commit took: as many may wait as are committed in the time that one may wait."""
+        self._metrics.committed(items, seconds)
+        self._recent.append((items, seconds))
+        rate = sum(items for items, _ in self._recent) / max(1e-6, sum(seconds for _, seconds in self._recent))
+        waiting_max = int(self._limits.committers * rate * self._limits.queue_wait_s)
+        self._capacity = min(self._limits.queue_items_max, max(QUEUE_ITEMS_MIN, waiting_max))
 
     async def run(self) -> None:
         """Commit until cancelled, or until `drain` was called and nothing waits any more."""
@@ -250,7 +274,7 @@ class Batcher(Generic[T, R]):
         finally:
             self._committing.remove(batch)
             self._committing_items -= len(items)
-        self._metrics.committed(len(items), asyncio.get_running_loop().time() - start)
+        self._committed(len(items), asyncio.get_running_loop().time() - start)
         end = 0
         for submission in batch:
             begin, end = end, end + len(submission.items)

@@ -14,7 +14,7 @@ from metering.model import AccountId, Call, Receipt, RejectedCall, ServiceStatus
 from metering.recording.batcher import Batcher, BatcherLimits, BatcherMetrics
 from metering.recording.validation import Calendar, CallColumns, CallFields, CallRejectedError, CallValidator
 
-REJECTING = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committers=1, spacing_s=0)
+REJECTING = BatcherLimits(queue_items_max=10_000, queue_wait_s=10, batch_items_max=1_000, committers=1, spacing_s=0)
 """Rejected calls are kept the same way as calls are recorded, but with less effort."""
 
 KEEP_WAIT_S = 10.0

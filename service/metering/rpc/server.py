@@ -23,6 +23,8 @@ SERVICES = (
 )
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
+# More RPCs of one connection wait at its client, before they cost anything here: that is how a gateway is slowed down.
+STREAMS_MAX = 256
 # A client may ping an idle connection as often as this without being sent away.
 PING_INTERVAL_MIN_MS = 10_000
 
@@ -31,6 +33,7 @@ def server_options(*, share_port: bool) -> Sequence[tuple[str, int]]:
     """Return the options of the gRPC server."""
     return (
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_concurrent_streams", STREAMS_MAX),
         ("grpc.so_reuseport", int(share_port)),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
     )
