@@ -83,10 +83,10 @@ class CallStore:
         """Write calls that are all new, and return the billing month of each of their months; None if some are not."""
         sql = self._database.sql
         ordered = by_kind(calls)
-        await self._ensure_partitions({kind.occurred_on for kind in ordered})
+        await self._ensure_partitions({kind.occurred_on for kind, _ in ordered})
         try:
             async with self._database.transaction() as connection:
-                months = sorted({kind.month for kind in ordered})
+                months = sorted({kind.month for kind, _ in ordered})
                 opened = await connection.fetch(sql["open_months"], months)
                 billing_months = {row["month"]: row["billing_month"] for row in opened}
                 rows, counts = copy_rows(ordered, billing_months)

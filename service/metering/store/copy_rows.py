@@ -23,14 +23,14 @@ _CALL_START = struct.Struct(">hi16siq")
 _COUNT_START = struct.Struct(">hiq")
 _DATES = struct.Struct(">iiii")
 _LENGTH = struct.Struct(">i")
-_CALL_ID = itemgetter(1)
+_KIND, _CALL_ID = itemgetter(0), itemgetter(1)
 
 _POSTGRES_EPOCH_DAY = date(2000, 1, 1).toordinal()
 _POSTGRES_EPOCH_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 
 
-def by_kind(calls: Iterable[Call]) -> dict[CallKind, list[Call]]:
-    """Return calls in the order in which all writers write them, so that these cannot deadlock."""
+def by_kind(calls: Iterable[Call]) -> list[tuple[CallKind, list[Call]]]:
+    """Return calls by their kinds, in the order in which all writers write them, so that these cannot deadlock."""
     found: dict[CallKind, list[Call]] = {}
     for call in calls:
         of_kind = found.get(call[0])
@@ -41,10 +41,12 @@ def by_kind(calls: Iterable[Call]) -> dict[CallKind, list[Call]]:
     for of_kind in found.values():
         if len(of_kind) > 1:
             of_kind.sort(key=_CALL_ID)
-    return dict(sorted(found.items()))
+    return sorted(found.items(), key=_KIND)
 
 
-def copy_rows(calls: Mapping[CallKind, Sequence[Call]], billing_months: Mapping[Month, Month]) -> tuple[bytes, bytes]:
+def copy_rows(
+    calls: Iterable[tuple[CallKind, Sequence[Call]]], billing_months: Mapping[Month, Month]
+) -> tuple[bytes, bytes]:
     """Return what is to be copied into `calls` and into `usage_deltas`.
 
     `billing_months` has the billing month of each of the calls' months.
@@ -52,8 +54,11 @@ def copy_rows(calls: Mapping[CallKind, Sequence[Call]], billing_months: Mapping[
     start, columns, epoch_us = _CALL_START.pack, len(CALL_COLUMNS), _POSTGRES_EPOCH_US
     rows, counts = [_SIGNATURE], [_SIGNATURE]
     append = rows.append
-    for kind, of_kind in calls.items():
-        rest = _dates(kind.occurred_on, billing_months[kind.month]) + _texts(*kind[:3])
+    for kind, of_kind in calls:
+        account_id, api, result_code, occurred_on, month = kind
+        account = account_id.encode()
+        dates = _dates(occurred_on, billing_months[month])
+        rest = dates + _LENGTH.pack(len(account)) + account + _texts(api, result_code)
         counts.append(_COUNT_START.pack(len(COUNT_COLUMNS), 8, len(of_kind)) + rest)
         for _, call_id, occurred_us in of_kind:
             append(start(columns, 16, call_id, 8, occurred_us - epoch_us) + rest)
@@ -68,7 +73,7 @@ def _dates(occurred_on: date, billing_month: date) -> bytes:
     return _DATES.pack(4, days[0], 4, days[1])
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=1_000)
 def _texts(*texts: str) -> bytes:
     encoded = [text.encode() for text in texts]
     return b"".join([_LENGTH.pack(len(text)) + text for text in encoded])

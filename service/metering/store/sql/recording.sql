@@ -67,6 +67,8 @@ WITH folded AS (
     SELECT account_id, billing_month, occurred_on, api, result_code, sum(calls)::bigint
     FROM folded
     GROUP BY account_id, billing_month, occurred_on, api, result_code
+    -- In the order of the key, neighbours are on the same page.
+    ORDER BY account_id, billing_month, occurred_on, api, result_code
     ON CONFLICT (account_id, billing_month, occurred_on, api, result_code)
         DO UPDATE SET calls = usage_daily.calls + excluded.calls
 )
