@@ -1,6 +1,6 @@
 """Meters an ASGI application, such as one of Starlette or FastAPI.
 
-    app.add_middleware(MeteringMiddleware, metering=metering, identify=identify)
+app.add_middleware(MeteringMiddleware, metering=metering, identify=identify)
 """
 
 import json
