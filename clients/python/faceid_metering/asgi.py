@@ -95,7 +95,7 @@ class MeteringMiddleware:
 
 
 async def _answer_suspended(account_id: str, send: Send) -> None:
-    """Answer 403: the caller is known, and may not. (402 is reserved, and proxies and clients know no use for it.)"""
+    """Answer 403, for the caller is known and may not; 402 is reserved, and no client knows what it means."""
     error = {"reason": "ACCOUNT_SUSPENDED", "message": SUSPENDED, "account_id": account_id}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

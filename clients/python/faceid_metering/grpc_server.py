@@ -3,10 +3,10 @@
     server = grpc.aio.server(interceptors=[MeteringInterceptor(metering, identify)])
     server = grpc.server(threads, interceptors=[SyncMeteringInterceptor(metering, identify)])
 
-Served, and so recorded, is an RPC whose handler has ended, or has sent its first message of a stream; its result code is
-the status it ended with, such as `GRPC.NOT_FOUND`, empty for OK. A stream is one call, however many messages it has. If
-the caller goes away after the first message, it stays served, with result code `GRPC.CANCELLED`; if before, it is not
-recorded, and neither is an RPC of a suspended account, which ends with PERMISSION_DENIED.
+Served, and so recorded, is an RPC whose handler has ended, or has sent its first message of a stream; its result code
+is the status it ended with, such as `GRPC.NOT_FOUND`, empty for OK. A stream is one call, however many messages it has.
+If the caller goes away after the first message, it stays served, with result code `GRPC.CANCELLED`; if before, it is
+not recorded. Neither is an RPC of a suspended account, which ends with PERMISSION_DENIED.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from faceid_metering.serving import SUSPENDED, Call, Metered, Metering, now
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Found: TypeAlias = "Handler | None"
 AioContext: TypeAlias = "aio.ServicerContext[Any, Any]"
+SyncContext: TypeAlias = Any  # a grpc.ServicerContext, whose `code()` its published types leave out
 Identify: TypeAlias = Callable[[grpc.HandlerCallDetails], Metered | None]
 
 _DENIED: Final = grpc.StatusCode.PERMISSION_DENIED
@@ -120,7 +121,7 @@ class MeteringInterceptor(aio.ServerInterceptor):
         return serve
 
 
-class SyncMeteringInterceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc's stubs leave it untyped
+class SyncMeteringInterceptor(grpc.ServerInterceptor):
     """Meters a server of threads."""
 
     def __init__(
@@ -150,7 +151,7 @@ class SyncMeteringInterceptor(grpc.ServerInterceptor):  # type: ignore[misc] # g
         return _replaced(handler, wrap(call, _behavior(handler)))
 
     def _unary(self, call: Call, behavior: Callable[..., Any]) -> Callable[..., Any]:
-        def serve(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
+        def serve(request: Any, context: SyncContext) -> Any:  # noqa: ANN401 - any message
             try:
                 response = behavior(request, context)
             except Exception:
@@ -162,7 +163,7 @@ class SyncMeteringInterceptor(grpc.ServerInterceptor):  # type: ignore[misc] # g
         return serve
 
     def _streaming(self, call: Call, behavior: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-        def serve(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401 - any message
+        def serve(request: Any, context: SyncContext) -> Iterator[Any]:  # noqa: ANN401 - any message
             begun = False
             try:
                 for response in behavior(request, context):
@@ -215,14 +216,13 @@ def _aio_denial(*, streaming: bool) -> Callable[..., Any]:
     async def deny(_: Any, context: AioContext) -> NoReturn:  # noqa: ANN401 - any message
         await context.abort(_DENIED, SUSPENDED, _denial_trailers())
 
-    async def deny_stream(_: Any, context: AioContext) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
-        await context.abort(_DENIED, SUSPENDED, _denial_trailers())
-        yield
+    async def deny_stream(request: Any, context: AioContext) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        yield await deny(request, context)
 
     return deny_stream if streaming else deny
 
 
-def _deny(_: Any, context: grpc.ServicerContext) -> NoReturn:  # noqa: ANN401 - any message
+def _deny(_: Any, context: SyncContext) -> NoReturn:  # noqa: ANN401 - any message
     context.set_trailing_metadata(_denial_trailers())
     context.abort(_DENIED, SUSPENDED)
     raise AssertionError("abort raises")

@@ -69,7 +69,7 @@ class FakeMetering:
             return
         self._faults.stopping.clear()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="fake-metering")
-        server = grpc.server(self._threads, interceptors=(self._faults,), options=(("grpc.so_reuseport", 0),))
+        server = grpc.server(self._threads, interceptors=[self._faults], options=[("grpc.so_reuseport", 0)])
         add_MeteringServiceServicer_to_server(MeteringServicer(self._books), server)
         add_AccountServiceServicer_to_server(AccountServicer(self._books), server)
         self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")

@@ -26,7 +26,7 @@ class Fault:
     """None: all."""
 
 
-class Faults(grpc.ServerInterceptor):  # type: ignore[misc] # grpc's stubs leave it untyped
+class Faults(grpc.ServerInterceptor):
     """Wraps every method: makes its faults happen, and turns refusals into statuses."""
 
     def __init__(self) -> None:
@@ -60,7 +60,9 @@ class Faults(grpc.ServerInterceptor):  # type: ignore[misc] # grpc's stubs leave
         }
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(self._streaming(name, handler.unary_stream), **codecs)
-        return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary), **codecs)
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary), **codecs)
+        return handler
 
     def _unary(self, name: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
         def handle(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
