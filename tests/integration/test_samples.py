@@ -8,9 +8,9 @@ import grpc
 import httpx
 import pytest
 
-from samples import grpc_gateway, plain_gateway, starlette_gateway
 from faceid_metering import MeteringClient
 from faceid_metering.testing import FakeMetering
+from samples import grpc_gateway, plain_gateway, starlette_gateway
 from tests.support.recording import RecordedInMemory
 from tests.support.waiting import until
 

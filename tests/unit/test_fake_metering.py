@@ -10,6 +10,7 @@ import pytest
 from faceid_metering import ClientConfig, MeteringClient, MeteringError
 from faceid_metering.messages import ApiPrice, PerCallPrice, PricePlan, ServiceState
 from faceid_metering.testing import FakeClock, FakeMetering
+from tests.support.service import Stubs, reason_of, retry_after_s
 
 PLAN = PricePlan(
     price_plan_id="standard",
@@ -30,6 +31,12 @@ async def client(fake: FakeMetering) -> AsyncIterator[MeteringClient]:
     config = ClientConfig(back_off_initial_s=0.001, back_off_max_s=0.01)
     async with MeteringClient(fake.target, config=config) as client:
         yield client
+
+
+@pytest.fixture
+async def stubs(fake: FakeMetering) -> AsyncIterator[Stubs]:
+    async with grpc.aio.insecure_channel(fake.target) as channel:
+        yield Stubs(channel)
 
 
 async def test_it_shows_what_was_recorded_and_rejected(fake: FakeMetering, client: MeteringClient) -> None:
@@ -55,26 +62,25 @@ async def test_a_lost_answer_is_a_call_recorded_once(fake: FakeMetering, client:
     assert len(fake.calls()) == 1
 
 
-async def test_while_it_is_unavailable_everything_fails_and_nothing_is_done(
-    fake: FakeMetering, client: MeteringClient
-) -> None:
-    with fake.unavailable(), pytest.raises(MeteringError) as failed:
-        await client.record_call("acme", "DetectAuth", timeout_s=0.05)
+async def test_while_it_is_unavailable_everything_fails_and_nothing_is_done(fake: FakeMetering, stubs: Stubs) -> None:
+    call = stubs.call("acme")
 
-    assert (failed.value.code, failed.value.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+    with fake.unavailable(), pytest.raises(grpc.aio.AioRpcError) as failed:
+        await stubs.record(call)
+
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (reason_of(failed.value), retry_after_s(failed.value)) == ("DATABASE_UNAVAILABLE", 0.01)
     assert fake.calls() == []
-    assert not (await client.record_call("acme", "DetectAuth")).duplicate
+    assert not (await stubs.record(call)).duplicate
 
 
-async def test_while_its_queue_is_full_it_takes_no_calls_and_answers_the_rest(
-    fake: FakeMetering, client: MeteringClient
-) -> None:
+async def test_while_its_queue_is_full_it_takes_no_calls_and_answers_the_rest(fake: FakeMetering, stubs: Stubs) -> None:
     with fake.queue_full():
-        with pytest.raises(MeteringError) as failed:
-            await client.record_call("acme", "DetectAuth", timeout_s=0.05)
-        status = await client.check_service_status("acme")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stubs.record_batch([stubs.call("acme")])
+        status = await stubs.status("acme")
 
-    assert (failed.value.reason, failed.value.is_retryable()) == ("QUEUE_FULL", True)
+    assert (reason_of(failed.value), retry_after_s(failed.value)) == ("QUEUE_FULL", 0.01)
     assert status.state == ServiceState.SERVICE_STATE_ACTIVE
 
 
@@ -94,7 +100,7 @@ async def test_stopped_and_started_again_it_has_its_address_and_its_calls(
     fake.start()
     await client.record_call("acme", "DetectAuth")
 
-    assert failed.value.code is grpc.StatusCode.UNAVAILABLE
+    assert failed.value.is_retryable()
     assert (recorded_before.duplicate, len(fake.calls("acme"))) == (False, 2)
 
 
