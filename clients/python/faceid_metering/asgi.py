@@ -26,7 +26,7 @@ def result_code_of_status(status: int) -> str:
 
 
 class MeteringMiddleware:
-    """Answers suspended accounts, and records every other request that is metered, once its response has begun.
+    """Answers suspended accounts, and records every other request that is metered, once the application has ended.
 
     Served, and so recorded, is a request whose response was begun; its result code is that of the status. If the caller
     goes away or the application fails after that, it stays served: FaceID has done its work. An application that fails,
