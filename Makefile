@@ -1,7 +1,7 @@
 # `make` lists what can be made. Everything that is needed is set up on the way, in .venv and .venv-proto.
 
 PYTHON ?= python3
-TESTS ?= tests/unit tests/integration tests/acceptance tests/adversity
+TESTS ?= tests/unit tests/integration tests/contract tests/acceptance tests/adversity
 ARGS ?=
 
 PROTOS = $(wildcard proto/faceid/metering/v1/*.proto)
@@ -14,10 +14,10 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench lint fmt proto proto-check lock clean check-python
+.PHONY: help run demo test bench lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Options go in ARGS:  make test ARGS='-k duplicate'   make run ARGS='--listen 127.0.0.1:50052'"
 
@@ -54,6 +54,15 @@ proto-check: .venv-proto/.ready
 	diff -r --brief --exclude='*.proto' --exclude=py.typed --exclude=__pycache__ "$$fresh" proto || \
 	{ echo "error: the generated code does not match the .proto files: run 'make proto' and commit the result" >&2; exit 1; }
 
+# The generated code is not checked in: it is made of the contract each time, so it cannot be out of date.
+client-typescript: client-typescript-build .venv/.installed ## Build and test the TypeScript stub; needs Node 20 and npm
+	@exec .venv/bin/python -m pytest tests/acceptance/test_typescript_client.py $(ARGS)
+
+client-typescript-build: .venv-proto/.ready | check-node
+	cd clients/typescript && npm ci --no-progress
+	.venv-proto/bin/buf generate --template clients/typescript/buf.gen.yaml
+	cd clients/typescript && npm run --silent build
+
 lock: | check-python ## Pin the newest versions that pyproject.toml allows
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) uv && \
@@ -64,6 +73,7 @@ lock: | check-python ## Pin the newest versions that pyproject.toml allows
 
 clean: ## Remove what make and the tools have made, but no data
 	rm -rf .venv .venv-proto dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf clients/typescript/node_modules clients/typescript/dist clients/typescript/src/gen
 	find proto service clients tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The newest Python with a wheel of the embedded PostgreSQL and of the proto tools is 3.14.
@@ -71,6 +81,10 @@ check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
 	echo "error: Python 3.11 to 3.14 is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 …" >&2; \
 	exit 1; }
+
+check-node:
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || { \
+	echo "error: Node 20 or newer with npm is needed for the TypeScript stub; 'node' is $$(node --version 2>&1 || true)" >&2; exit 1; }
 
 .venv/.requirements: requirements/dev.txt | check-python
 	@echo "setting up .venv (once, about a minute) …"

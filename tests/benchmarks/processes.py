@@ -74,5 +74,5 @@ def _load(kind: type[T], values: dict[str, Any]) -> T:
     return kind(**{each.name: _value(each.type, values[each.name]) for each in fields(kind)})
 
 
-def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401 - whatever a plan consists of
+def _value(kind: Any, value: Any) -> Any:
     return _load(kind, value) if isinstance(value, dict) else kind(value)

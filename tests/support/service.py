@@ -137,7 +137,7 @@ class Stubs:
 class Service(Stubs):
     """A worker in this process; `clock` is its time."""
 
-    def __init__(self, database_url: str, clock: FakeClock, **settings: Any) -> None:  # noqa: ANN401 - as in Settings
+    def __init__(self, database_url: str, clock: FakeClock, **settings: Any) -> None:
         self.clock = clock
         self.database_url = database_url
         self.metrics = Metrics(CollectorRegistry())

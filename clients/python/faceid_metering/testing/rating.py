@@ -1,0 +1,73 @@
+"""What calls cost, reckoned call by call: slow, and simple to check."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+from faceid.metering.v1.resources_pb2 import ApiPrice, BillLine, BillLinePart, PricePlan, RecordedCall
+from faceid_metering.money import to_money
+from faceid_metering.testing.checks import MINOR_UNITS, decimal_text
+
+_EXACT = Context(prec=60)
+
+
+def rate(
+    calls: Sequence[RecordedCall], earlier: Sequence[RecordedCall], plan_of: Callable[[str], PricePlan | None]
+) -> tuple[list[BillLine], list[str]]:
+    """Return the lines for the calls of one account on one bill, and the apis that have no price.
+
+    Args:
+        calls: The calls on the bill.
+        earlier: Those on earlier bills, which have had the free calls and the first tiers of their month.
+        plan_of: Tells the price plan of a month.
+    """
+    lines: list[BillLine] = []
+    unrated: set[str] = set()
+    for month, api in sorted({(_month(call), call.call.api) for call in calls}):
+        plan = plan_of(month)
+        price = next((price for price in plan.prices if price.api == api), None) if plan else None
+        if plan is None or price is None:
+            unrated.add(api)
+            continue
+        group = [call for call in calls if (_month(call), call.call.api) == (month, api)]
+        before = [call for call in earlier if (_month(call), call.call.api) == (month, api)]
+        lines.append(_line(month, len(group), _charged(price, group), _charged(price, before), plan, price))
+    return lines, sorted(unrated)
+
+
+def _line(month: str, calls: int, charged: int, before: int, plan: PricePlan, price: ApiPrice) -> BillLine:
+    prices = Counter(unit_price(price, number, before + charged) for number in range(before + 1, before + charged + 1))
+    exact = Decimal(0)
+    for each, quantity in prices.items():
+        exact = _EXACT.fma(each, Decimal(quantity), exact)
+    minor_unit = Decimal(1).scaleb(-MINOR_UNITS[plan.currency])
+    return BillLine(
+        api=price.api,
+        occurred_month=month,
+        calls=calls,
+        charged_calls=charged,
+        parts=[BillLinePart(quantity=quantity, unit_price=decimal_text(each)) for each, quantity in prices.items()],
+        exact_amount=decimal_text(exact),
+        amount=to_money(exact.quantize(minor_unit, ROUND_HALF_UP, _EXACT), plan.currency),
+        price_plan_id=plan.price_plan_id,
+        price_plan_version=plan.version,
+    )
+
+
+def unit_price(price: ApiPrice, number: int, total: int) -> Decimal:
+    """Return what one charged call costs: the `number`th, counted from 1, of `total` in its month."""
+    if number <= price.free_calls:
+        return Decimal(0)
+    if price.WhichOneof("model") == "per_call":
+        return Decimal(price.per_call.unit_price)
+    is_volume = price.WhichOneof("model") == "volume"
+    tiers, reached = (price.volume.tiers, total) if is_volume else (price.graduated.tiers, number)
+    return Decimal(next(tier.unit_price for tier in tiers if not tier.up_to or reached <= tier.up_to))
+
+
+def _charged(price: ApiPrice, calls: Iterable[RecordedCall]) -> int:
+    return sum(call.call.result_code not in price.uncharged_result_codes for call in calls)
+
+
+def _month(call: RecordedCall) -> str:
+    return str(call.occurred_on[:7])
