@@ -13,6 +13,7 @@ from metering.model import (
     ApiPrice,
     Money,
     Month,
+    Page,
     PriceModel,
     PricePlan,
     PricePlanAssignment,
@@ -21,6 +22,7 @@ from metering.model import (
     Tier,
 )
 from metering.store.database import Database
+from metering.store.page_token import decode_page_token, encode_page_token, text_from_token
 
 if TYPE_CHECKING:
     import asyncpg
@@ -86,15 +88,16 @@ class AccountStore:
         """Assign a plan to an account from a month on.
 
         Raises:
-            MeteringError: MONTH_ALREADY_BILLED, the account has a bill for that month or a later one.
+            MeteringError: MONTH_ALREADY_BILLED, calls of a month that the plan would then hold for are billed.
 
         """
         sql = self._database.sql
         async with self._database.transaction() as connection:
-            # The lock that billing takes, too: the account is billed before this or after it.
-            await connection.fetch(sql["lock_account"], account_id)
-            if await connection.fetchval(sql["billed_from"], account_id, from_month):
-                msg = f"from_month: {account_id} has a bill for {from_month:%Y-%m} or a later month; choose a later one"
+            # Billing holds it, too: the account is billed before this or after it, by the prices that then hold.
+            await connection.execute(sql["lock_prices"])
+            billed = await connection.fetchval(sql["billed_month"], account_id, from_month)
+            if billed is not None:
+                msg = f"from_month: calls of {account_id} of {billed:%Y-%m} are billed already; choose a later month"
                 raise MeteringError(Reason.MONTH_ALREADY_BILLED, msg)
             await connection.execute(sql["assign_price_plan"], account_id, from_month, price_plan_id)
 
@@ -106,6 +109,13 @@ class AccountStore:
             row = await self._database.fetchrow("newest_price_plans", [price_plan_id])
         return None if row is None else _price_plan(row)
 
+    async def list_price_plans(self, page_size: int, page_token: str) -> Page[PricePlan]:
+        """Return the newest versions of price plans, sorted; raises MeteringError (INVALID_FIELD) for a bad token."""
+        (after,) = decode_page_token(page_token, (text_from_token,)) or ("",)
+        rows = await self._database.fetch("list_price_plans", after, page_size + 1)
+        plans = tuple(_price_plan(row) for row in rows[:page_size])
+        return Page(plans, encode_page_token(plans[-1].price_plan_id) if len(rows) > page_size else "")
+
     @retry_conflicts
     async def put_price_plan(self, plan: PricePlan, now: datetime) -> PricePlan:
         """Store a price plan as its newest version, unless the newest one is the same; return what is stored.
@@ -116,7 +126,7 @@ class AccountStore:
         """
         sql = self._database.sql
         async with self._database.transaction() as connection:
-            await connection.execute(sql["lock_price_plan"], plan.price_plan_id)
+            await connection.execute(sql["lock_prices"])
             row = await connection.fetchrow(sql["newest_price_plans"], [plan.price_plan_id])
             newest = None if row is None else _price_plan(row)
             if newest is not None:
