@@ -5,14 +5,13 @@ Whether prices make sense, the service says, by the name of the field. Here it i
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tomlkit
 from google.protobuf.json_format import MessageToDict, ParseDict
-from tomlkit.exceptions import ParseError as TomlSyntaxError
-from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT
 
 from faceid_metering import messages as pb
@@ -147,10 +146,8 @@ def _error(path: Path, lines: Lines, place: Place, description: str) -> FileErro
 
 def _read_toml(path: Path, text: str) -> tuple[object, Lines]:
     try:
-        return tomlkit.parse(text).unwrap(), lambda place: _line_in_toml(text, place)
-    except TomlSyntaxError as error:
-        raise FileError(f"{path}, line {error.line}: {error}") from error
-    except TOMLKitError as error:
+        return tomllib.loads(text), lambda place: _line_in_toml(text, place)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise FileError(f"{path}: {error}") from error
 
 
