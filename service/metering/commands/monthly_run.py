@@ -136,7 +136,10 @@ def _add(sums: dict[str, Decimal], moneys: Iterable[Money]) -> None:
 
 
 def _sums_text(sums: dict[str, Decimal]) -> str:
-    return ", ".join(f"{amount:,} {currency}" for currency, amount in sorted(sums.items()) if amount) or "nothing"
+    return (
+        ", ".join(f"{amount.normalize():,f} {currency}" for currency, amount in sorted(sums.items()) if amount)
+        or "nothing"
+    )
 
 
 def _moneys_text(moneys: Iterable[Money]) -> str:
