@@ -5,7 +5,7 @@ import random
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -19,6 +19,8 @@ from tests.support.service import FakeClock, Service, Stubs, amount
 from tests.support.waiting import LONG_S
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     import asyncpg
 
 NOW = datetime.now(UTC)
@@ -56,11 +58,11 @@ async def test_deducts_payments_and_closes_from_several_replicas_at_once_come_ou
         return Decimal(0) if answer.duplicate else Decimal("0.30")
 
     # Each account gets 5 payments of 0.30, each of them reported to all replicas.
-    work = [replica.close_month(MONTH) for replica in replicas for _ in range(3)]
-    work += [deduct(replica, account_id) for replica in replicas for account_id in account_ids for _ in range(5)]
+    closing = [replica.close_month(MONTH) for replica in replicas for _ in range(3)]
+    deducting = [deduct(replica, account_id) for replica in replicas for account_id in account_ids for _ in range(5)]
     paying = [pay(replica, each, payment) for replica in replicas for each in account_ids for payment in range(5)]
     late = [replica.record(replica.call(each, at=LAST_MONTH)) for replica in replicas for each in account_ids]
-    everything = [*work, *paying, *late]
+    everything: list[Coroutine[Any, Any, object]] = [*closing, *deducting, *paying, *late]
     random.Random(6).shuffle(everything)
     await asyncio.gather(*everything)
 

@@ -195,7 +195,7 @@ class Deductor(Collector):
         self._books = books
 
     @asynccontextmanager
-    async def _locked(self, account_id: AccountId) -> AsyncIterator[Account]:  # type: ignore[override]
+    async def _locked(self, account_id: AccountId) -> AsyncIterator[Account]:
         if account_id in self._books.defects:
             raise self._books.defects[account_id]
         async with self._books.locked_account(account_id) as account:

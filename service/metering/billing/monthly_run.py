@@ -3,11 +3,14 @@
 On day 1 and 2, whoever is short is left alone. On day 3, the due date, Deduct suspends who still is.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from metering.billing.close import MonthCloser
@@ -19,6 +22,8 @@ from metering.model import AccountId, BillState, Money, Month, MonthlyRunRecord,
 
 BILLS_PER_READ = 1_000
 """Unpaid bills that are read together; after each such part it is noted what the run has done."""
+ACCOUNTS_AT_A_TIME = 4
+"""Accounts whose bills are deducted at the same time, each over a connection of its own."""
 LOOK_BACK = timedelta(days=400)
 """How far back it is looked for closed months with accounts that had no price then. Open months are always found."""
 FAILED_RUN_RETRY = timedelta(hours=1)
@@ -134,8 +139,7 @@ class MonthlyRun:
             await self._close(run, month)
             await self._book.note(run)
         async for bills in self._book.unpaid_bills(BILLS_PER_READ):
-            for account_id, month in bills:
-                await self._deduct(run, account_id, month)
+            await self._deduct_bills(run, bills)
             await self._book.note(run)
         run.finished_at = self._clock.now()
         await self._book.note(run)
@@ -171,6 +175,22 @@ class MonthlyRun:
         if newly_closed or bills > bills_before:
             run.months.append(month)
             log.info("monthly run %d: %s has %d bills", run.run_id, format_month(month), bills)
+
+    async def _deduct_bills(self, run: MonthlyRunRecord, bills: Iterable[tuple[AccountId, Month]]) -> None:
+        """Deduct bills, of some accounts at a time, each account's one after the other."""
+        accounts = (list(of_account) for _, of_account in groupby(bills, itemgetter(0)))
+
+        async def deduct_next_accounts() -> None:
+            for of_account in accounts:
+                for account_id, month in of_account:
+                    await self._deduct(run, account_id, month)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(ACCOUNTS_AT_A_TIME):
+                    tasks.create_task(deduct_next_accounts())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group  # the database is away: `_deduct` lets nothing else out
 
     async def _deduct(self, run: MonthlyRunRecord, account_id: AccountId, month: Month) -> None:
         """Deduct one bill. What goes wrong with one account does not hold up the others."""

@@ -1,6 +1,7 @@
 -- lock_monthly_run --
--- Takes the lock of the monthly run, if no other replica has it, until the transaction ends.
-SELECT pg_try_advisory_xact_lock(1147, 3) AS locked;
+-- Takes the lock of the monthly run, if no other replica has it, until the transaction ends, in which nothing else
+-- happens: it may be idle for as long as a run can last.
+SELECT pg_try_advisory_xact_lock(1147, 3) AS locked, set_config('idle_in_transaction_session_timeout', '24h', true);
 
 -- last_monthly_runs --
 -- The last day whose run did all its work, and when the last run of day $1 ended that could not do all of it.
