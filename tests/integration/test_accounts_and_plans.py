@@ -123,6 +123,40 @@ async def test_an_account_whose_calls_have_no_price_is_sealed_reported_and_bille
     await assert_books_are_right(service.database_url)
 
 
+async def test_carried_calls_have_the_prices_that_their_month_was_billed_with_though_they_have_changed(
+    service: Service, clock: FakeClock
+) -> None:
+    await service.put_plan(plan_of("changing", "2"))
+    await service.activate("acme", "changing")
+    await service.record(service.call("acme", at=OCTOBER))
+    await service.close_month("2026-10")
+    await service.put_plan(plan_of("changing", "3"))
+    late = [service.call("acme", at=OCTOBER) for _ in range(10)]
+    assert (await service.record_batch([*late, service.call("acme")])).accepted == 11
+    assert amount((await service.usage("acme", "2026-11")).charges) == 10 * 2 + 3
+    clock.time = datetime(2026, 12, 5, tzinfo=UTC)
+    await service.close_month("2026-11")
+    lines = (await service.bill("acme", "2026-11")).lines
+    assert [(line.occurred_month, line.price_plan_version, amount(line.amount)) for line in lines] == [
+        ("2026-10", 1, 20),
+        ("2026-11", 2, 3),
+    ]
+    await assert_books_are_right(service.database_url)
+
+
+async def test_carried_calls_of_an_api_that_had_no_price_then_have_the_newest_ones(service: Service) -> None:
+    await service.put_plan(plan_of("growing", "2"))
+    await service.activate("acme", "growing")
+    await service.record(service.call("acme", at=OCTOBER))
+    await service.close_month("2026-10")
+    await service.record(service.call("acme", api="CompareFace", at=OCTOBER))
+    assert list((await service.usage("acme", "2026-11")).unrated_apis) == ["CompareFace"]
+    both = plan_of("growing", "3")
+    both.prices.append(pb.ApiPrice(api="CompareFace", per_call=pb.PerCallPrice(unit_price="5")))
+    await service.put_plan(both)
+    assert amount((await service.usage("acme", "2026-11")).charges) == 5
+
+
 async def test_a_month_without_a_price_can_be_billed_after_later_months_are(service: Service, clock: FakeClock) -> None:
     await service.activate("acme", plan="")
     await service.record(service.call("acme", at=OCTOBER))

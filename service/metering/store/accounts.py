@@ -1,7 +1,7 @@
 """The tables accounts, price_plans and price_plan_assignments."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from metering.model import (
     ApiPrice,
     Money,
     Month,
+    MonthUsage,
     Page,
     PriceModel,
     PricePlan,
@@ -144,26 +145,53 @@ class AccountStore:
 
 
 class PlansOfAccounts:
-    """Which price plan, in its newest version, some accounts have in which month."""
+    """Which price plan some accounts have in which month.
 
-    def __init__(self, assignments: Iterable["asyncpg.Record"], plans: Iterable[PricePlan]) -> None:
+    In its newest version; for carried calls, in the version that their month is billed with, if it prices them all.
+    """
+
+    def __init__(
+        self,
+        assignments: Iterable["asyncpg.Record"],
+        plans: Iterable[PricePlan],
+        billed: Mapping[tuple[AccountId, Month], PricePlan],
+    ) -> None:
         self._plans = {plan.price_plan_id: plan for plan in plans}
+        self._billed = billed
         self._assignments: dict[AccountId, list[PricePlanAssignment]] = {}
         for row in assignments:
             self._assignments.setdefault(row["account_id"], []).append(_assignment(row))
 
     @classmethod
     async def read(
-        cls, database: Database, connection: "Connection", account_ids: Sequence[AccountId]
+        cls,
+        database: Database,
+        connection: "Connection",
+        account_ids: Sequence[AccountId],
+        usage: Iterable[MonthUsage],
+        month: Month,
     ) -> "PlansOfAccounts":
-        """Read the plans of `account_ids`."""
+        """Read the plans of `account_ids`, for their usage on the bill of `month`."""
         assignments = await connection.fetch(database.sql["price_plan_assignments"], account_ids)
         plans = sorted({row["price_plan_id"] for row in assignments})
         rows = await connection.fetch(database.sql["newest_price_plans"], plans)
-        return cls(assignments, [_price_plan(row) for row in rows])
+        carried: dict[tuple[AccountId, Month], set[str]] = {}
+        for each in usage:
+            if each.occurred_month < month:
+                carried.setdefault((each.account_id, each.occurred_month), set()).add(each.api)
+        billed: dict[tuple[AccountId, Month], PricePlan] = {}
+        if carried:
+            pairs = zip(*sorted(carried), strict=True)
+            for row in await connection.fetch(database.sql["billed_price_plans"], *pairs, month):
+                plan, key = _price_plan(row), (row["account_id"], row["occurred_month"])
+                if all(plan.price_of(api) for api in carried[key]):
+                    billed[key] = plan
+        return cls(assignments, [_price_plan(row) for row in rows], billed)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
         """Return the plan that an account has in a month, None if it has none."""
+        if (account_id, month) in self._billed:
+            return self._billed[account_id, month]
         started = [each for each in self._assignments.get(account_id, ()) if each.from_month <= month]
         return self._plans[started[-1].price_plan_id] if started else None
 

@@ -135,7 +135,7 @@ class UnbilledAccounts:
         unbilled = [account_id for account_id in currencies if account_id not in billed]
         counted = [tuple(row) for row in await connection.fetch(sql["usage_of_accounts"], unbilled, month)]
         usage = await with_earlier_calls(database, connection, counted, month)
-        plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}))
+        plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}), usage, month)
         return cls(database, connection, currencies, usage, plans)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:

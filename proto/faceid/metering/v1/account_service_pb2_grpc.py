@@ -143,7 +143,8 @@ class AccountServiceServicer(object):
 
     def PutPricePlan(self, request, context):
         """Creates a price plan, or a new version of it. The newest version rates every month that is not billed yet; bills
-        keep the prices that they were rated with. Repeated with the same content: no new version.
+        keep the prices that they were rated with, and calls carried from a billed month have that month's prices. Repeated
+        with the same content: no new version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
