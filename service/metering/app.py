@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,11 +16,13 @@ from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
 from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar
+from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError
 from metering.metrics import Metrics
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
+from metering.recording.retry import Retrier
 from metering.recording.validation import BACK_MAX
 from metering.rpc.account_servicer import AccountServicer
 from metering.rpc.edge import Edge
@@ -31,6 +35,8 @@ from metering.store.calls import CallStore
 from metering.store.database import Database
 from metering.store.gauges import GaugeStore
 from metering.store.installation import InstallationStore
+from metering.store.monthly_runs import MonthlyRunStore
+from metering.store.rejected_calls import RejectedCallStore
 from metering.store.status_feed import StatusFeedStore
 from metering.store.usage import UsageStore
 
@@ -39,6 +45,7 @@ FOLDED_DELTAS_MAX = 20_000
 PARTITION_INTERVAL_S = 600.0
 PARTITIONS_AHEAD = timedelta(days=7)
 MONTHLY_RUN_INTERVAL_S = 60.0
+PURGE_INTERVAL_S = 3600.0
 GAUGES_INTERVAL_S = 1.0
 BOOK_GAUGES_INTERVAL_S = 15.0
 HEALTH_INTERVAL_S = 1.0
@@ -113,13 +120,28 @@ class App:
                 committers=self._settings.committers,
                 spacing_s=self._settings.commit_spacing_ms / 1000,
             )
-            recorder = Recorder(calls, statuses, self._calendar, self._clock, limits, self._metrics)
+            recorder = Recorder(
+                calls, RejectedCallStore(recording_db), statuses, self._calendar, self._clock, limits, self._metrics
+            )
+            rejected_calls = RejectedCallStore(database)
+            retrier = Retrier(rejected_calls, recorder.calls, statuses, self._calendar, self._clock)
             closer = MonthCloser(bills, self._calendar, self._clock)
             collector = Collector(bills, self._calendar, self._clock)
-            monthly_run = MonthlyRun(bills, closer, collector, self._calendar, self._clock)
+            runs = MonthlyRunStore(database)
+            replica = f"{socket.gethostname()}:{os.getpid()}"
+            monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, replica)
             server = RpcServer(
                 MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed),
-                AccountServicer(AccountKeeper(accounts, self._clock), collector, bills, CallStore(database)),
+                AccountServicer(
+                    AccountKeeper(accounts, self._clock),
+                    collector,
+                    bills,
+                    rejected_calls,
+                    retrier,
+                    monthly_run,
+                    RunPreview(runs, bills, self._calendar, self._clock),
+                    runs,
+                ),
                 Edge(self._metrics),
                 share_port=self._share_port,
             )
@@ -132,6 +154,7 @@ class App:
                     "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
                     "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)),
+                    "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
                     "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
                 }

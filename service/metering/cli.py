@@ -4,65 +4,42 @@ Exit codes: 0 done; 1 failed, and the message says why; 2 the command was not un
 """
 
 import asyncio
-import functools
 import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from faceid_metering import MeteringClient
-from faceid_metering import MeteringError as ClientError
 from faceid_metering import messages as pb
 from metering import embedded_postgres
-from metering.app import BillingTimeZoneError
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
-from metering.demo import Demo, DemoError, money_text, state_text, temporary_service
-from metering.errors import DatabaseUnavailableError, MeteringError
+from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
+from metering.commands.monthly_run import run_month, runs
+from metering.commands.price_plans import price_plans
+from metering.commands.rejected import rejected
+from metering.demo import Demo, money_text, state_text, temporary_service
+from metering.errors import DatabaseUnavailableError
 from metering.logs import set_up_logging
 from metering.settings import Settings
 from metering.store.audit import AuditStore
 from metering.store.database import Database
 from metering.store.installation import migrate as migrate_database
-from metering.supervisor import WorkerError
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
 DATABASE_WAIT_S = 60.0
 """For how long `serve` waits at its start for a database that cannot be reached yet."""
 DIFFERENCES_SHOWN = 20
-CONNECT_TIMEOUT_S = 5.0
-
-DEFAULTS = Settings()
-
-T = TypeVar("T")
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 log = logging.getLogger(__name__)
-out = Console(highlight=False, soft_wrap=True)
-
-
-def setting(*names: str, default: object = None, help: str, **options: Any) -> Decorator:  # noqa: A002, ANN401
-    """Return a click option that is also read from METERING_<NAME>."""
-    variable = "METERING_" + names[0].removeprefix("--").replace("-", "_").upper()
-    return click.option(
-        *names,
-        default=default,
-        envvar=variable,
-        show_envvar=True,
-        show_default=default is not None,
-        help=help,
-        **options,
-    )
 
 
 def database_settings(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,41 +55,6 @@ def database_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
-
-
-def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors that an operator can do something about into a message and exit code 1."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the command takes
-        try:
-            return command(*args, **kwargs)
-        except (
-            MeteringError,
-            ClientError,
-            DemoError,
-            BillingTimeZoneError,
-            WorkerError,
-            embedded_postgres.EmbeddedPostgresError,
-            OSError,
-        ) as error:
-            raise click.ClickException(str(error)) from error
-        except ExceptionGroup as group:
-            known, unknown = group.split((MeteringError, OSError))
-            if unknown or not known:
-                raise
-            raise click.ClickException("; ".join(str(error) for error in leaves(known))) from group
-
-    return run
-
-
-def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    """Return the single errors in a group."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
-        else:
-            yield error
 
 
 @contextmanager
@@ -272,26 +214,6 @@ def show_audit(found: Audit) -> bool:
     return found.clean
 
 
-def target_setting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the setting that says which running service."""
-    return setting("--target", default=DEFAULTS.listen, metavar="HOST:PORT", help="The running service.")(command)
-
-
-@asynccontextmanager
-async def connected(target: str) -> AsyncIterator[MeteringClient]:
-    """Return a client of a running service; raises ClientError soon if there is none."""
-    async with MeteringClient(target) as metering:
-        await metering.wait_until_connected(CONNECT_TIMEOUT_S)
-        yield metering
-
-
-async def ask(target: str, question: Callable[[MeteringClient], Awaitable[T]], waiting: str) -> T:
-    """Ask a running service something, and say what is waited for meanwhile."""
-    with out.status(waiting):
-        async with connected(target) as metering:
-            return await question(metering)
-
-
 @main.command()
 @click.argument("account")
 @click.argument("month")
@@ -376,3 +298,7 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     if not asyncio.run(play()):
         sys.exit(AUDIT_FAILED)
     out.print("\n[green]That is the whole story.[/green]")
+
+
+for command in (price_plans, rejected, run_month, runs):
+    main.add_command(command)

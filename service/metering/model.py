@@ -133,6 +133,12 @@ class RejectedCall:
     reason: str
     message: str
     rejected_at: datetime
+    retried_at: datetime | None = None
+    """When it was last tried to record it after all; reason and message are of that try."""
+    recorded_at: datetime | None = None
+    """When that was found to have worked."""
+    billing_month: Month | None = None
+    """The month on whose bill it then stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +371,56 @@ class ClosedMonth:
     unrated_accounts: tuple[AccountId, ...]
     """The first of them, sorted."""
     already_closed: bool
+
+
+class RunFailure(NamedTuple):
+    """What a monthly run could not do."""
+
+    month: Month
+    """The month that was not closed, or the bill's."""
+    account_id: AccountId
+    """Whose bill was not deducted; empty: the month was not closed."""
+    message: str
+
+
+@dataclass(slots=True)
+class MonthlyRunRecord:
+    """What a monthly run did; it grows while the run goes on."""
+
+    run_id: int
+    run_on: date
+    """The day whose work it does."""
+    replica: str
+    """Which process does it."""
+    started_at: datetime
+    finished_at: datetime | None = None
+    """None: it goes on, or was killed."""
+    months: list[Month] = field(default_factory=list)
+    """Closed, or billed for further accounts."""
+    bills_issued: int = 0
+    issued: dict[str, Decimal] = field(default_factory=dict)
+    """The sum of these bills, per currency."""
+    bills_paid: int = 0
+    deducted: dict[str, Decimal] = field(default_factory=dict)
+    """What was taken from balances, per currency."""
+    accounts_suspended: int = 0
+    accounts_unrated: int = 0
+    """Accounts, in each of the months, whose calls have no price."""
+    failures: int = 0
+    failed: list[RunFailure] = field(default_factory=list)
+    """The first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlingAccount:
+    """An account, and what deducting its bills has to look at."""
+
+    account_id: AccountId
+    currency: str
+    balance: Decimal
+    state: ServiceState
+    unpaid_bills: tuple[Bill, ...]
+    """Oldest first, without lines."""
 
 
 @dataclass(frozen=True, slots=True)

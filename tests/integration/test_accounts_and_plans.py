@@ -1,7 +1,9 @@
 """Accounts, price plans, and what a month costs by them."""
 
+import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -9,7 +11,11 @@ import pytest
 from faceid.metering.v1 import account_service_pb2 as accounts_pb
 from faceid.metering.v1 import resources_pb2 as pb
 from tests.support.audit import assert_books_are_right
+from tests.support.locks import held, until_waiting
 from tests.support.service import PLAN, FakeClock, Service, amount, reason_of, standard_plan
+
+if TYPE_CHECKING:
+    import asyncpg
 
 OCTOBER = datetime(2026, 10, 15, tzinfo=UTC)
 
@@ -65,9 +71,14 @@ async def test_a_plan_assigned_from_a_month_on_holds_for_it_and_the_later_ones(
     assert amount((await service.usage("acme", "2026-11")).charges) == 16
     clock.time = datetime(2026, 12, 5, tzinfo=UTC)
     await service.close_month("2026-11")
-    await expect("MONTH_ALREADY_BILLED", service.assign_plan("acme", "dear", "2026-11"))
-    await expect("MONTH_ALREADY_BILLED", service.assign_plan("acme", "dear", "2026-10"))
+    await expect("MONTH_ALREADY_BILLED", service.assign_plan("acme", PLAN, "2026-11"))
     await service.assign_plan("acme", "dear", "2026-12")
+    # October is not billed yet, and a plan from October on holds only up to November, where the next one begins.
+    await service.assign_plan("acme", "dear", "2026-10")
+    await service.close_month("2026-10")
+    assert amount((await service.bill("acme", "2026-10")).total) == 16
+    await expect("MONTH_ALREADY_BILLED", service.assign_plan("acme", PLAN, "2026-10"))
+    await assert_books_are_right(service.database_url)
 
 
 async def test_carried_calls_cost_what_they_would_have_cost_in_their_own_month(
@@ -110,6 +121,89 @@ async def test_an_account_whose_calls_have_no_price_is_sealed_reported_and_bille
     assert (closed.bills_issued, list(closed.unrated_accounts), closed.already_closed) == (2, [], True)
     assert [line.calls for line in (await service.bill("acme", "2026-10")).lines] == [1]
     await assert_books_are_right(service.database_url)
+
+
+async def test_carried_calls_have_the_prices_that_their_month_was_billed_with_though_they_have_changed(
+    service: Service, clock: FakeClock
+) -> None:
+    await service.put_plan(plan_of("changing", "2"))
+    await service.activate("acme", "changing")
+    await service.record(service.call("acme", at=OCTOBER))
+    await service.close_month("2026-10")
+    await service.put_plan(plan_of("changing", "3"))
+    late = [service.call("acme", at=OCTOBER) for _ in range(10)]
+    assert (await service.record_batch([*late, service.call("acme")])).accepted == 11
+    assert amount((await service.usage("acme", "2026-11")).charges) == 10 * 2 + 3
+    clock.time = datetime(2026, 12, 5, tzinfo=UTC)
+    await service.close_month("2026-11")
+    lines = (await service.bill("acme", "2026-11")).lines
+    assert [(line.occurred_month, line.price_plan_version, amount(line.amount)) for line in lines] == [
+        ("2026-10", 1, 20),
+        ("2026-11", 2, 3),
+    ]
+    await assert_books_are_right(service.database_url)
+
+
+async def test_carried_calls_of_an_api_that_had_no_price_then_have_the_newest_ones(service: Service) -> None:
+    await service.put_plan(plan_of("growing", "2"))
+    await service.activate("acme", "growing")
+    await service.record(service.call("acme", at=OCTOBER))
+    await service.close_month("2026-10")
+    await service.record(service.call("acme", api="CompareFace", at=OCTOBER))
+    assert list((await service.usage("acme", "2026-11")).unrated_apis) == ["CompareFace"]
+    both = plan_of("growing", "3")
+    both.prices.append(pb.ApiPrice(api="CompareFace", per_call=pb.PerCallPrice(unit_price="5")))
+    await service.put_plan(both)
+    assert amount((await service.usage("acme", "2026-11")).charges) == 5
+
+
+async def test_a_month_without_a_price_can_be_billed_after_later_months_are(service: Service, clock: FakeClock) -> None:
+    await service.activate("acme", plan="")
+    await service.record(service.call("acme", at=OCTOBER))
+    await service.close_month("2026-10")
+    await service.put_plan(standard_plan())
+    await service.assign_plan("acme", PLAN, "2026-11")
+    await service.record(service.call("acme"))
+    clock.time = datetime(2026, 12, 5, tzinfo=UTC)
+    assert (await service.close_month("2026-11")).bills_issued == 1
+    await service.assign_plan("acme", PLAN, "2026-10")
+    closed = await service.close_month("2026-10")
+    assert (closed.bills_issued, list(closed.unrated_accounts)) == (1, [])
+    await assert_books_are_right(service.database_url)
+
+
+async def test_a_bill_is_made_wholly_before_or_wholly_after_a_change_of_prices(
+    service: Service, db: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await service.activate("acme")
+    await service.put_plan(plan_of("dear", "2"))
+    await service.record(service.call("acme", at=OCTOBER))
+    dearer = plan_of(PLAN, "3")
+    async with held(service.database_url, "LOCK TABLE bill_lines IN SHARE MODE"):
+        closing = asyncio.create_task(service.close_month("2026-10"))
+        await until_waiting(db, 1)
+        assigning = asyncio.create_task(service.assign_plan("acme", "dear", "2026-10"))
+        await until_waiting(db, 2)
+        putting = asyncio.create_task(service.put_plan(dearer))
+        await until_waiting(db, 3)
+    assert (await closing).bills_issued == 1
+    await expect("MONTH_ALREADY_BILLED", assigning)
+    assert (await putting).version == 2
+    (line,) = (await service.bill("acme", "2026-10")).lines
+    assert (line.price_plan_id, line.price_plan_version, line.exact_amount) == (PLAN, 1, "0.0125")
+
+
+async def test_price_plans_are_listed_in_their_newest_versions_page_by_page(service: Service) -> None:
+    for name in ("c", "a", "b"):
+        await service.put_plan(plan_of(name, "1"))
+    await service.put_plan(plan_of("b", "2"))
+    request = accounts_pb.ListPricePlansRequest(page_size=2)
+    first = await service.accounts.ListPricePlans(request)
+    request.page_token = first.next_page_token
+    second = await service.accounts.ListPricePlans(request)
+    listed = [(plan.price_plan_id, plan.version) for plan in [*first.price_plans, *second.price_plans]]
+    assert listed == [("a", 1), ("b", 2), ("c", 1)]
+    assert second.next_page_token == ""
 
 
 async def test_a_dry_run_tells_what_a_close_would_do_and_changes_nothing(service: Service) -> None:

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
+from faceid.metering.v1 import account_service_pb2 as accounts_pb
 from faceid.metering.v1 import resources_pb2 as pb
 from metering import app
 from tests.support.audit import assert_books_are_right
-from tests.support.service import FakeClock, Service, amount
+from tests.support.locks import held, until_waiting
+from tests.support.service import FakeClock, Service, amount, fields_of, reason_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -106,3 +109,114 @@ async def test_each_day_is_run_once_by_one_replica(
         await asyncio.sleep(0.2)  # ten times as long as it takes to look
     runs = [row["run_on"].isoformat() for row in await db.fetch("SELECT run_on FROM monthly_runs ORDER BY run_on")]
     assert runs == ["2026-11-23", "2026-12-01", "2026-12-02", "2026-12-03"]
+
+
+async def runs_of(service: Service) -> list[pb.MonthlyRun]:
+    return list((await service.accounts.ListMonthlyRuns(accounts_pb.ListMonthlyRunsRequest())).runs)
+
+
+async def preview_of(service: Service) -> list[accounts_pb.PreviewRunMonthResponse]:
+    return [each async for each in service.accounts.PreviewRunMonth(accounts_pb.PreviewRunMonthRequest())]
+
+
+async def run_by_hand(service: Service) -> pb.MonthlyRun:
+    return (await service.accounts.RunMonth(accounts_pb.RunMonthRequest(), timeout=30)).run
+
+
+async def owing(service: Service) -> None:
+    """Have accounts that can pay for October, that cannot, that have no price, that owe for September, that idle."""
+    for account_id, money in (("rich", "100"), ("poor", "1"), ("idle", "1"), ("behind", "0.50")):
+        await service.activate(account_id)
+        await service.pay(account_id, money)
+    await service.activate("unrated", plan="")
+    september, october = datetime(2026, 9, 25, tzinfo=UTC), datetime(2026, 10, 15, tzinfo=UTC)
+    await service.record_batch([service.call("behind", at=september) for _ in range(100)])
+    await service.close_month("2026-09")
+    for account_id in ("rich", "poor", "unrated", "behind"):
+        await service.record_batch([service.call(account_id, at=october) for _ in range(100)])
+
+
+async def test_a_preview_tells_what_a_run_then_does_and_changes_nothing(
+    service: Service, db: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await owing(service)
+    preview = {each.account_id: each for each in await preview_of(service)}
+    assert list(preview) == ["behind", "poor", "rich", "unrated"]
+    assert await db.fetchval("SELECT count(*) FROM months") == 1
+    assert await preview_of(service) == list(preview.values())
+
+    behind, poor, rich, unrated = preview.values()
+    assert [(bill.month, amount(bill.total), bill.state) for bill in behind.bills] == [
+        ("2026-10", Decimal("1.25"), pb.BILL_STATE_OVERDUE)
+    ]
+    assert (amount(behind.deducted), amount(behind.outstanding), behind.suspends) == (Decimal("0.5"), 2, True)
+    assert (amount(poor.deducted), amount(poor.outstanding), poor.suspends) == (1, Decimal("0.25"), True)
+    assert (amount(rich.deducted), amount(rich.outstanding), rich.suspends) == (Decimal("1.25"), 0, False)
+    assert (list(unrated.bills), list(unrated.unrated_months)) == ([], ["2026-10"])
+
+    run = await run_by_hand(service)
+    assert (list(run.months), run.bills_issued, run.bills_paid) == (["2026-10"], 3, 1)
+    assert [amount(each) for each in run.issued] == [Decimal("3.75")]
+    assert [amount(each) for each in run.deducted] == [sum(amount(each.deducted) for each in preview.values())]
+    assert (run.accounts_suspended, run.accounts_unrated, run.failures) == (2, 1, 0)
+    for account_id, each in preview.items():
+        account = await service.account(account_id)
+        assert amount(account.service_status.outstanding) == amount(each.outstanding)
+        suspended = account.service_status.state == pb.SERVICE_STATE_SUSPENDED
+        assert suspended == each.suspends
+    assert [each.account_id for each in await preview_of(service)] == ["unrated"]
+    assert (await runs_of(service))[0] == run
+    await assert_books_are_right(service.database_url)
+
+
+async def test_a_run_by_hand_while_another_one_is_under_way_is_refused_plainly(
+    service: Service, db: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await owing(service)
+    async with held(service.database_url, "SELECT FROM accounts WHERE account_id = 'poor' FOR UPDATE"):
+        running = asyncio.create_task(run_by_hand(service))
+        await until_waiting(db)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await run_by_hand(service)
+        assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.ABORTED, "MONTHLY_RUN_UNDER_WAY")
+        (under_way, _) = await runs_of(service)
+        assert not under_way.HasField("finished_at")
+    assert (await running).bills_paid == 1
+
+
+async def test_runs_are_listed_newest_first_page_by_page(service: Service) -> None:
+    for _ in range(4):
+        await run_by_hand(service)
+    request = accounts_pb.ListMonthlyRunsRequest(page_size=3)
+    first = await service.accounts.ListMonthlyRuns(request)
+    request.page_token = first.next_page_token
+    second = await service.accounts.ListMonthlyRuns(request)
+    assert [run.run_id for run in [*first.runs, *second.runs]] == [5, 4, 3, 2, 1]
+    assert second.next_page_token == ""
+    for token in ("nonsense", "WyIwIl0=", "WyIxZTQwMCJd"):
+        request.page_token = token
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.accounts.ListMonthlyRuns(request)
+        assert fields_of(error.value) == ["page_token"]
+
+
+async def test_a_run_that_is_cancelled_lets_the_next_one_begin(
+    service: Service, db: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await owing(service)
+    async with held(service.database_url, "SELECT FROM accounts WHERE account_id = 'poor' FOR UPDATE"):
+        running = asyncio.create_task(run_by_hand(service))
+        await until_waiting(db)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    async def again() -> bool:
+        try:
+            return (await run_by_hand(service)).bills_paid == 1
+        except grpc.aio.AioRpcError as error:
+            assert reason_of(error) == "MONTHLY_RUN_UNDER_WAY"
+            return False
+
+    await eventually(again)
+    await assert_books_are_right(service.database_url)

@@ -1,9 +1,7 @@
 """What operators see: metrics, probes, health, reflection, the command line."""
 
 import asyncio
-import os
 import socket
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,25 +11,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.conftest import ServiceProcesses
+from tests.support.command import metering
 from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service
 
 UnknownMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 SERVICES = {"faceid.metering.v1.MeteringService", "faceid.metering.v1.AccountService"}
-
-
-async def metering(*arguments: str, **environment: str) -> tuple[int | None, str]:
-    """Run the command line; return its exit code and what it said."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("METERING_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "metering", *arguments),
-        env=clean | environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -123,3 +123,17 @@ async def test_what_is_not_metered_passes_through(metering: RecordedInMemory, pa
     await request(application, metering, path, kind)
 
     assert (application.scopes, metering.calls) == ([kind], [])
+
+
+async def test_a_request_that_cannot_be_recorded_is_answered_all_the_same(
+    metering: RecordedInMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise ValueError("account_id: 'a b' is malformed")
+
+    metering.record = refuse  # type: ignore[method-assign]
+    assert [message["type"] for message in await request(Application(), metering)] == [
+        "http.response.start",
+        "http.response.body",
+    ]
+    assert "cannot be recorded" in caplog.text

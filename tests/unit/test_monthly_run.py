@@ -1,8 +1,5 @@
-"""When the monthly run does its work, and in what order."""
+"""When the monthly run does its work, in what order, and what it comes to whatever happens meanwhile."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -10,235 +7,275 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.billing.close import MonthCloser, Progress
-from metering.billing.deduct import Collector, Deduction
-from metering.billing.monthly_run import MonthlyRun
-from metering.billing.months import BillingCalendar, due_date, format_month, parse_month
-from metering.errors import DatabaseUnavailableError
-from metering.model import (
-    AccountId,
-    Bill,
-    BillState,
-    ClosedMonth,
-    Money,
-    Month,
-    ServiceState,
-    ServiceStatus,
-)
+from metering.billing import monthly_run
+from metering.billing.months import format_month, next_month, parse_month
+from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError
+from metering.model import AccountId, BillState, Money, MonthlyRunRecord, RunFailure, ServiceState
+from tests.support.run_books import CALENDAR, Deductor, RunBooks, replica
 from tests.support.service import FakeClock
 
-CALENDAR = BillingCalendar.of_zone("Asia/Shanghai")
-ACCOUNT = AccountId("acme")
+NOVEMBER = parse_month("2026-11")
 
 
 def noon(day: str) -> datetime:
     return datetime.fromisoformat(f"{day}T12:00+08:00").astimezone(UTC)
 
 
-@dataclass
-class Book:
-    """What the run notes, and everything that it does, in order."""
-
-    last: date | None = None
-    open_months: list[Month] = field(default_factory=list)
-    unpaid: list[tuple[AccountId, Month]] = field(default_factory=list)
-    locked: bool = False
-    done_while_waiting: date | None = None
-    done: list[str] = field(default_factory=list)
-    looked_back_to: Month | None = None
-
-    @asynccontextmanager
-    async def monthly_run(self) -> AsyncIterator[bool]:
-        if self.done_while_waiting:
-            self.last = self.done_while_waiting
-        if self.locked:
-            yield False
-            return
-        self.locked = True
-        try:
-            yield True
-        finally:
-            self.locked = False
-
-    async def last_monthly_run(self) -> date | None:
-        return self.last
-
-    async def finish_monthly_run(self, day: date, now: datetime) -> None:
-        assert self.locked
-        self.last = day
-        self.done.append(f"finish {day}")
-
-    async def months_to_close(self, before: Month, not_before: Month) -> list[Month]:
-        assert self.locked
-        self.looked_back_to = not_before
-        return sorted(month for month in self.open_months if not_before <= month < before)
-
-    async def unpaid_bills(self, chunk: int) -> AsyncIterator[tuple[AccountId, Month]]:
-        for account_id, month in self.unpaid:
-            yield account_id, month
-
-
-class Closer(MonthCloser):
-    """Notes what is closed."""
-
-    def __init__(self, book: Book) -> None:
-        self.book = book
-        self.failure: Exception | None = None
-
-    async def close(self, month: Month, *, dry_run: bool = False, progress: Progress | None = None) -> ClosedMonth:
-        assert not dry_run
-        if self.failure:
-            raise self.failure
-        self.book.done.append(f"close {format_month(month)}")
-        self.book.open_months.remove(month)
-        self.book.unpaid.append((ACCOUNT, month))
-        return ClosedMonth(1, (), (), already_closed=False)
-
-
-class Deductor(Collector):
-    """Notes what is deducted."""
-
-    def __init__(self, book: Book) -> None:
-        self.book = book
-        self.failure: Exception | None = None
-
-    async def deduct(self, account_id: AccountId, month: Month) -> Deduction:
-        if self.failure:
-            raise self.failure
-        self.book.done.append(f"deduct {account_id} {format_month(month)}")
-        nothing = Money(Decimal(0), "CNY")
-        bill = Bill(
-            account_id=account_id,
-            month=month,
-            currency="CNY",
-            state=BillState.OVERDUE,
-            total=Decimal(1),
-            deducted=Decimal(0),
-            issued_at=noon("2026-12-01"),
-            due_date=due_date(month),
-        )
-        return Deduction(bill, nothing, ServiceStatus(account_id, ServiceState.SUSPENDED, "", nothing, 2))
-
-
-class Replica:
-    """A service with its monthly run."""
-
-    def __init__(self, book: Book, now: datetime) -> None:
-        self.clock = FakeClock(now)
-        self.closer, self.deductor = Closer(book), Deductor(book)
-        self.run = MonthlyRun(book, self.closer, self.deductor, CALENDAR, self.clock)
-
-    async def run_at(self, now: datetime) -> bool:
-        self.clock.time = now
-        return await self.run.run_if_due()
-
-
 @pytest.fixture
-def book() -> Book:
-    return Book(last=date(2026, 11, 3), open_months=[parse_month("2026-11"), parse_month("2026-12")])
+def books() -> RunBooks:
+    """Return books on which acme owes 1 CNY for November, and the run of 3 November is done."""
+    books = RunBooks(done_on=date(2026, 11, 3))
+    books.add("acme", NOVEMBER, "1")
+    return books
 
 
-@pytest.fixture
-def replica(book: Book) -> Replica:
-    return Replica(book, noon("2026-11-30"))
+async def run_at(books: RunBooks, at: datetime) -> MonthlyRunRecord | None:
+    return await replica(books, FakeClock(at)).run_if_due()
 
 
-async def test_last_month_is_closed_and_its_bills_are_deducted_on_day_1(book: Book, replica: Replica) -> None:
-    assert await replica.run_at(noon("2026-12-01"))
-    assert book.done == ["close 2026-11", "deduct acme 2026-11", "finish 2026-12-01"]
+@pytest.mark.parametrize(
+    ("day", "due"),
+    [
+        ("2026-11-23", False),
+        ("2026-11-30", False),
+        ("2026-12-01", True),
+        ("2026-12-02", True),
+        ("2026-12-03", True),
+        ("2026-12-31", True),
+    ],
+)
+async def test_it_is_due_from_the_first_day_of_the_next_month_on(books: RunBooks, day: str, *, due: bool) -> None:
+    assert (await run_at(books, noon(day)) is not None) == due
 
 
-async def test_days_1_2_and_3_have_a_run_each_and_no_other_day_has_one(book: Book, replica: Replica) -> None:
-    days = [noon("2026-11-04") + timedelta(days=number) for number in range(90)]
-    ran = [day for day in days if await replica.run_at(day)]
-    assert [f"{day:%m-%d}" for day in ran] == ["12-01", "12-02", "12-03", "01-01", "01-02", "01-03", "02-01"]
+async def test_a_day_is_run_once(books: RunBooks) -> None:
+    ran = [await run_at(books, noon("2026-12-01") + timedelta(hours=hour)) for hour in range(3)]
+    assert [run is not None for run in ran] == [True, False, False]
 
 
-async def test_a_run_happens_once_a_day_however_often_it_is_asked_for(book: Book, replica: Replica) -> None:
-    assert [await replica.run_at(noon("2026-12-02")) for _ in range(3)] == [True, False, False]
-    assert book.done.count("finish 2026-12-02") == 1
-
-
-async def test_the_day_begins_at_midnight_of_the_billing_time_zone(replica: Replica) -> None:
+async def test_the_day_begins_at_midnight_of_the_billing_time_zone(books: RunBooks) -> None:
     midnight = datetime(2026, 11, 30, 16, tzinfo=UTC)
-    assert not await replica.run_at(midnight - timedelta(microseconds=1))
-    assert await replica.run_at(midnight)
+    assert not await run_at(books, midnight - timedelta(microseconds=1))
+    assert await run_at(books, midnight)
 
 
-async def test_every_run_tries_again_to_deduct_what_is_unpaid(book: Book, replica: Replica) -> None:
+async def test_whoever_is_short_is_tried_each_day_and_suspended_on_the_third(books: RunBooks) -> None:
+    acme = books.accounts[AccountId("acme")]
+    states = []
     for day in ("2026-12-01", "2026-12-02", "2026-12-03", "2026-12-04"):
-        await replica.run_at(noon(day))
-    deducted = [done for done in book.done if done.startswith(("deduct", "finish"))]
-    assert deducted == [line for day in (1, 2, 3) for line in ("deduct acme 2026-11", f"finish 2026-12-0{day}")]
+        acme.balance += Decimal("0.3")
+        run = await run_at(books, noon(day))
+        states.append((acme.state, books.bills[acme.account_id, NOVEMBER].deducted, run and run.accounts_suspended))
+    assert states == [
+        (ServiceState.ACTIVE, Decimal("0.3"), 0),
+        (ServiceState.ACTIVE, Decimal("0.6"), 0),
+        (ServiceState.SUSPENDED, Decimal("0.9"), 1),
+        (ServiceState.SUSPENDED, Decimal("0.9"), None),
+    ]
 
 
 @pytest.mark.parametrize("back_on", ["2026-12-04", "2026-12-20", "2026-12-31"])
 @pytest.mark.parametrize("last", ["2026-11-03", "2026-12-01", "2026-12-02"])
-async def test_who_was_down_makes_up_for_it_when_up_again(
-    book: Book, replica: Replica, last: str, back_on: str
+async def test_who_was_down_makes_up_for_it_when_up_again(books: RunBooks, last: str, back_on: str) -> None:
+    books.done_on = date.fromisoformat(last)
+    assert await run_at(books, noon(back_on))
+    assert books.closed == {NOVEMBER}
+    assert not await run_at(books, noon(back_on) + timedelta(hours=1))
+
+
+async def test_who_was_down_for_years_closes_all_months_the_oldest_first(books: RunBooks) -> None:
+    month, months = NOVEMBER, []
+    while month < date(2029, 1, 1):
+        books.add("acme", month, "1")
+        months.append(month)
+        month = next_month(month)
+    run = await run_at(books, noon("2029-01-20"))
+    assert books.done == [f"close {format_month(month)}" for month in months]
+    assert run
+    assert (run.months, run.bills_issued, run.issued) == (months, 26, {"CNY": Decimal(26)})
+
+
+async def test_a_month_that_still_runs_is_never_closed(books: RunBooks) -> None:
+    books.add("acme", parse_month("2026-12"), "1")
+    await run_at(books, noon("2026-12-03"))
+    assert books.closed == {NOVEMBER}
+
+
+async def test_the_first_run_of_all_is_due_at_once(books: RunBooks) -> None:
+    books.done_on = None
+    assert await run_at(books, noon("2026-12-20"))
+
+
+async def test_while_another_replica_does_the_run_this_one_leaves_it_alone(books: RunBooks) -> None:
+    books.busy = True
+    assert not await run_at(books, noon("2026-12-01"))
+    with pytest.raises(MeteringError) as refused:
+        await replica(books, FakeClock(noon("2026-12-01"))).run_now()
+    assert refused.value.reason is Reason.MONTHLY_RUN_UNDER_WAY
+    assert (books.runs, books.closed) == ([], set())
+
+
+async def test_what_another_replica_has_done_meanwhile_is_not_done_again(books: RunBooks) -> None:
+    books.done_meanwhile = date(2026, 12, 1)
+    assert not await run_at(books, noon("2026-12-01"))
+    assert books.runs == []
+
+
+async def test_by_hand_it_runs_on_any_day_and_counts_as_that_days(books: RunBooks) -> None:
+    clock = FakeClock(noon("2026-12-02"))
+    run = await replica(books, clock, "by hand").run_now()
+    assert (run.run_on, run.replica, run.bills_issued) == (date(2026, 12, 2), "by hand", 1)
+    assert not await replica(books, clock).run_if_due()
+    again = await replica(books, clock).run_now()
+    assert (again.months, again.bills_issued, again.issued, again.deducted) == ([], 0, {}, {})
+
+
+async def test_a_run_tells_what_it_did(books: RunBooks) -> None:
+    books.add("zenith", NOVEMBER, "2.5")
+    books.add("zenith", parse_month("2026-10"), "4")
+    books.accounts[AccountId("zenith")].balance = Decimal(5)
+    run = await run_at(books, noon("2026-12-03"))
+    assert run == MonthlyRunRecord(
+        run_id=1,
+        run_on=date(2026, 12, 3),
+        replica="replica",
+        started_at=noon("2026-12-03"),
+        finished_at=noon("2026-12-03"),
+        months=[parse_month("2026-10"), NOVEMBER],
+        bills_issued=3,
+        issued={"CNY": Decimal("7.5")},
+        bills_paid=1,
+        deducted={"CNY": Decimal(5)},
+        accounts_suspended=2,
+    )
+    assert books.runs == [run]
+
+
+async def test_what_a_run_did_is_noted_while_it_goes_on(books: RunBooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monthly_run, "BILLS_PER_READ", 2)
+    for number in range(5):
+        books.add(f"account-{number}", NOVEMBER, "1")
+    await run_at(books, noon("2026-12-01"))
+    assert books.notes == 1 + 3 + 1  # the month, three reads of at most two bills, the end
+
+
+@pytest.mark.parametrize("error", [ValueError("no such tier"), TransactionConflictError("deadlock")])
+async def test_an_account_that_fails_does_not_hold_up_the_others_and_is_tried_again_an_hour_later(
+    books: RunBooks, error: Exception
 ) -> None:
-    book.last = date.fromisoformat(last)
-    assert await replica.run_at(noon(back_on))
-    assert "close 2026-11" in book.done
-    assert not await replica.run_at(noon(back_on) + timedelta(hours=1))
+    acme, zenith = AccountId("acme"), AccountId("zenith")
+    books.add(zenith, NOVEMBER, "1")
+    books.accounts[zenith].balance = books.accounts[acme].balance = Decimal(1)
+    books.defects[acme] = error
+    run = await run_at(books, noon("2026-12-01"))
+    assert run
+    assert run.failed == [RunFailure(NOVEMBER, acme, f"{type(error).__name__}: {error}")]
+    assert books.bills[zenith, NOVEMBER].state is BillState.PAID
+    books.defects.clear()
+    assert not await run_at(books, noon("2026-12-01") + timedelta(minutes=59))
+    again = await run_at(books, noon("2026-12-01") + timedelta(hours=1))
+    assert again
+    assert (again.failures, again.bills_paid) == (0, 1)
+    assert not await run_at(books, noon("2026-12-01") + timedelta(hours=3))
 
 
-async def test_who_was_down_for_months_closes_all_of_them_the_oldest_first(book: Book, replica: Replica) -> None:
-    assert await replica.run_at(noon("2027-01-20"))
-    assert [done for done in book.done if done.startswith("close")] == ["close 2026-11", "close 2026-12"]
+async def test_after_a_failure_the_next_day_does_not_wait(books: RunBooks) -> None:
+    books.defects[AccountId("acme")] = ValueError("no such tier")
+    assert await run_at(books, noon("2026-12-02") + timedelta(hours=11, minutes=59))
+    assert await run_at(books, noon("2026-12-02") + timedelta(hours=12))
 
 
-async def test_a_month_that_still_runs_is_never_closed(book: Book, replica: Replica) -> None:
-    await replica.run_at(noon("2026-12-03"))
-    assert book.open_months == [parse_month("2026-12")]
+async def test_a_month_that_cannot_be_closed_does_not_hold_up_the_others(books: RunBooks) -> None:
+    books.add("zenith", parse_month("2026-10"), "1")
+    books.defects[parse_month("2026-10")] = ValueError("no such tier")
+    run = await run_at(books, noon("2026-12-01"))
+    assert run
+    assert run.failed == [RunFailure(parse_month("2026-10"), AccountId(""), "ValueError: no such tier")]
+    assert run.months == [NOVEMBER]
 
 
-async def test_a_month_whose_calls_had_no_price_is_looked_for_more_than_a_year_back(
-    book: Book, replica: Replica
+async def test_of_many_failures_the_first_are_told_and_all_are_counted(
+    books: RunBooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await replica.run_at(noon("2026-12-01"))
-    assert book.looked_back_to is not None
-    assert book.looked_back_to <= parse_month("2025-12")
+    monkeypatch.setattr(monthly_run, "FAILURES_TOLD_MAX", 2)
+    for name in ("a", "b", "c"):
+        books.add(name, NOVEMBER, "1")
+        books.defects[AccountId(name)] = ValueError("x" * 10_000)
+    run = await run_at(books, noon("2026-12-01"))
+    assert run
+    assert (run.failures, [each.account_id for each in run.failed]) == (3, ["a", "b"])
+    assert all(len(each.message) == 500 for each in run.failed)
 
 
-async def test_the_first_run_of_all_is_due_at_once(book: Book, replica: Replica) -> None:
-    book.last = None
-    assert await replica.run_at(noon("2026-12-20"))
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_run_that_dies_at_any_step_begins_again_and_does_what_is_left(books: RunBooks, steps: int) -> None:
+    books.accounts[AccountId("acme")].balance = Decimal(5)
+    books.steps_left = steps
+    try:
+        died = await run_at(books, noon("2026-12-01")) is None
+    except DatabaseUnavailableError:
+        died = True
+    assert died == (steps < 10)  # so many steps has the run
+    assert not books.busy
+    books.steps_left = None
+    assert (await run_at(books, noon("2026-12-01")) is not None) == died
+    acme = books.accounts[AccountId("acme")]
+    assert (acme.balance, [entry.amount for entry in acme.ledger]) == (4, [-1])
+    assert sum(run.finished_at is not None for run in books.runs) == 1
 
 
-async def test_while_another_replica_does_the_run_this_one_leaves_it_alone(book: Book, replica: Replica) -> None:
-    book.locked = True
-    assert not await replica.run_at(noon("2026-12-01"))
-    assert book.done == []
+pauses = st.integers(1, 80 * 24) | st.integers(1, 30)
+wakings = st.lists(st.tuples(pauses, st.none() | st.integers(0, 40), st.integers(0, 300)), max_size=40)
+"""Hours of downtime, after how many steps the database goes away (or not), and what late pays before, in cents."""
 
 
-async def test_what_another_replica_has_done_meanwhile_is_not_done_again(book: Book, replica: Replica) -> None:
-    book.done_while_waiting = date(2026, 12, 1)
-    assert not await replica.run_at(noon("2026-12-01"))
-    assert book.done == []
+@settings(max_examples=150, deadline=None)
+@given(wakings)
+async def test_whatever_the_downtime_each_month_is_closed_and_each_bill_deducted_once_and_who_owes_is_suspended_on_time(
+    wakings: list[tuple[int, int | None, int]],
+) -> None:
+    books, clock = RunBooks(done_on=date(2026, 11, 3)), FakeClock(noon("2026-11-03"))
+    month = NOVEMBER
+    for number in range(110):  # more months than can go by
+        if number % 5 != 3:
+            for name in ("rich", "late", "poor"):
+                books.add(name, month, f"{number % 7}.50")
+        month = next_month(month)
+    books.accounts[AccountId("rich")].balance = Decimal(10_000)
+    for pause_h, steps, cents in wakings:
+        clock.advance(hours=pause_h)
+        books.steps_left = None
+        if cents:
+            money = Money(Decimal(cents) / 100, "CNY")
+            await Deductor(books, clock).record_payment(AccountId("late"), money, f"payment-{clock.time.isoformat()}")
+        books.steps_left = steps
+        for _ in range(2):
+            try:
+                await replica(books, clock).run_if_due()
+                break
+            except DatabaseUnavailableError:
+                check_nobody_is_suspended_early(books, clock)
+        check_everything_due_is_done(books, clock)
 
 
-@pytest.mark.parametrize("part", ["closer", "deductor"])
-async def test_a_run_that_failed_is_not_noted_as_done_and_begins_again(book: Book, replica: Replica, part: str) -> None:
-    failing = replica.closer if part == "closer" else replica.deductor
-    failing.failure = DatabaseUnavailableError("away")
-    with pytest.raises(DatabaseUnavailableError):
-        await replica.run_at(noon("2026-12-01"))
-    assert book.last == date(2026, 11, 3)
-    assert not book.locked
-    failing.failure = None
-    assert await replica.run_at(noon("2026-12-01"))
-    assert book.done == ["close 2026-11", "deduct acme 2026-11", "finish 2026-12-01"]
+def check_nobody_is_suspended_early(books: RunBooks, clock: FakeClock) -> None:
+    today = CALENDAR.today(clock.now())
+    assert all(bill.due_date <= today for bill in books.bills.values() if bill.state is BillState.OVERDUE)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 30 * 24), max_size=40))
-async def test_a_run_is_due_once_a_run_day_came_since_the_last_one(pauses_h: list[int]) -> None:
-    book = Book(last=date(2026, 11, 3))
-    replica = Replica(book, noon("2026-11-03"))
-    for pause_h in pauses_h:
-        replica.clock.advance(hours=pause_h)
-        assert book.last is not None
-        today = CALENDAR.today(replica.clock.time)
-        since = [book.last + timedelta(days=number) for number in range(1, (today - book.last).days + 1)]
-        assert await replica.run_at(replica.clock.time) == any(day.day <= 3 for day in since)
+def check_everything_due_is_done(books: RunBooks, clock: FakeClock) -> None:
+    check_nobody_is_suspended_early(books, clock)
+    today = CALENDAR.today(clock.now())
+    ended = {key for key in books.owed if key[1] < today.replace(day=1)}
+    assert books.bills.keys() == ended
+    assert books.closed == {month for _, month in ended}
+    for (account_id, billed), bill in books.bills.items():
+        account = books.accounts[account_id]
+        taken = [entry.amount for entry in account.ledger if entry.bill_month == billed]
+        assert bill.deducted == -sum(taken) <= bill.total
+        if bill.state is not BillState.PAID:
+            assert account.balance == 0
+            assert bill.state is (BillState.OVERDUE if bill.due_date <= today else BillState.ISSUED)
+    overdue = {account_id for (account_id, _), bill in books.bills.items() if bill.state is BillState.OVERDUE}
+    suspended = {each.account_id for each in books.accounts.values() if each.state is ServiceState.SUSPENDED}
+    assert suspended == overdue

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.errors import MeteringError, Reason
-from metering.store.calls import _PLACE
 from metering.store.page_token import decode_page_token, encode_page_token
+from metering.store.rejected_calls import _PLACE
 
 
 def token_of(place: object) -> str:

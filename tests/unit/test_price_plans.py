@@ -18,6 +18,7 @@ from metering.model import (
     ApiPrice,
     Money,
     Month,
+    Page,
     PriceModel,
     PricePlan,
     PricePlanAssignment,
@@ -157,6 +158,9 @@ class Book:
     async def price_plan(self, price_plan_id: str, version: int = 0) -> PricePlan | None:
         plan = self.plans.get(price_plan_id)
         return plan if plan and version in {0, plan.version} else None
+
+    async def list_price_plans(self, page_size: int, page_token: str) -> Page[PricePlan]:
+        return Page(tuple(plan for _, plan in sorted(self.plans.items()))[:page_size], "")
 
     async def put_price_plan(self, plan: PricePlan, now: datetime) -> PricePlan:
         self.plans[plan.price_plan_id] = replace(plan, version=1)

@@ -16,15 +16,25 @@ from faceid.metering.v1.account_service_pb2 import (
     GetPricePlanResponse,
     ListBillsRequest,
     ListBillsResponse,
+    ListMonthlyRunsRequest,
+    ListMonthlyRunsResponse,
+    ListPricePlansRequest,
+    ListPricePlansResponse,
     ListRejectedCallsRequest,
     ListRejectedCallsResponse,
+    PreviewRunMonthRequest,
+    PreviewRunMonthResponse,
     PutPricePlanRequest,
     PutPricePlanResponse,
     RecordPaymentRequest,
     RecordPaymentResponse,
+    RetryRejectedCallsRequest,
+    RetryRejectedCallsResponse,
+    RunMonthRequest,
+    RunMonthResponse,
 )
 from faceid.metering.v1.account_service_pb2_grpc import AccountServiceStub
-from faceid.metering.v1.resources_pb2 import Account, Bill, PricePlan, RejectedCall
+from faceid.metering.v1.resources_pb2 import Account, Bill, MonthlyRun, PricePlan, RejectedCall, RejectedCallState
 from faceid_metering.connection import Connection
 from faceid_metering.money import to_money
 
@@ -96,6 +106,20 @@ class AccountRpcs:
         )
         return response.price_plan
 
+    async def list_price_plans(self, *, page_size: int = 0) -> AsyncGenerator[PricePlan, None]:
+        """Yield the newest version of every price plan, sorted by their ids.
+
+        Up to `page_size` (0: 100, at most 1,000) come with one request; each request has `ClientConfig.timeout_s`.
+        """
+        request = ListPricePlansRequest(page_size=page_size)
+        while True:
+            page: ListPricePlansResponse = await self._connection.unary(self._account_stub.ListPricePlans, request)
+            for price_plan in page.price_plans:
+                yield price_plan
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     async def assign_price_plan(
         self, account_id: str, price_plan_id: str, from_month: str, *, timeout_s: float | None = None
     ) -> Account:
@@ -129,19 +153,79 @@ class AccountRpcs:
             request.page_token = page.next_page_token
 
     async def list_rejected_calls(
-        self, account_id: str = "", *, page_size: int = 0
+        self,
+        account_id: str = "",
+        *,
+        state: RejectedCallState = RejectedCallState.REJECTED_CALL_STATE_UNSPECIFIED,
+        page_size: int = 0,
     ) -> AsyncGenerator[RejectedCall, None]:
         """Yield the calls of an account (none: of all) that could not be recorded, oldest first.
 
-        Up to `page_size` (0: 100, at most 1,000) come with one request; each request has `ClientConfig.timeout_s`.
+        With a `state`, only those of which that has become. Up to `page_size` (0: 100, at most 1,000) come with one
+        request; each request has `ClientConfig.timeout_s`.
         """
-        request = ListRejectedCallsRequest(account_id=account_id, page_size=page_size)
+        request = ListRejectedCallsRequest(account_id=account_id, state=state, page_size=page_size)
         while True:
             page: ListRejectedCallsResponse = await self._connection.unary(
                 self._account_stub.ListRejectedCalls, request
             )
             for rejected_call in page.rejected_calls:
                 yield rejected_call
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def retry_rejected_calls(
+        self, account_id: str = "", *, however_old: bool = False, timeout_s: float | None = None
+    ) -> RetryRejectedCallsResponse:
+        """Record the rejected calls of an account (none: of all) after all, and return how many that worked for.
+
+        With `however_old`, those that occurred more than 62 days back, too. It may take as long as `close_month`. After
+        a retry of this request, `recorded` counts only what the last attempt did; what is on the books is right.
+        """
+        timeout_s = self._connection.config.close_month_timeout_s if timeout_s is None else timeout_s
+        response: RetryRejectedCallsResponse = await self._connection.unary(
+            self._account_stub.RetryRejectedCalls,
+            RetryRejectedCallsRequest(account_id=account_id, however_old=however_old),
+            timeout_s=timeout_s,
+            attempt_timeout_s=timeout_s,
+        )
+        return response
+
+    async def run_month(self, *, timeout_s: float | None = None) -> MonthlyRun:
+        """Do the monthly run now, and return what it did: close the months that have ended, deduct all unpaid bills.
+
+        The service does it by itself on day 1 to 3. It may take as long as `close_month`, and has that time limit;
+        repeated after it, it goes on with what is left.
+        """
+        timeout_s = self._connection.config.close_month_timeout_s if timeout_s is None else timeout_s
+        response: RunMonthResponse = await self._connection.unary(
+            self._account_stub.RunMonth, RunMonthRequest(), timeout_s=timeout_s, attempt_timeout_s=timeout_s
+        )
+        return response.run
+
+    def preview_run_month(self) -> AsyncGenerator[PreviewRunMonthResponse, None]:
+        """Yield what `run_month` would do now for each account; those that it would leave as they are, are left out.
+
+        Raises:
+            MeteringError: The connection was lost, or no further account came for `close_month_timeout_s`.
+        """
+        return self._connection.stream(
+            self._account_stub.PreviewRunMonth,
+            PreviewRunMonthRequest(),
+            message_timeout_s=self._connection.config.close_month_timeout_s,
+        )
+
+    async def list_monthly_runs(self, *, page_size: int = 0) -> AsyncGenerator[MonthlyRun, None]:
+        """Yield what each monthly run did, newest first.
+
+        Up to `page_size` (0: 100, at most 1,000) come with one request; each request has `ClientConfig.timeout_s`.
+        """
+        request = ListMonthlyRunsRequest(page_size=page_size)
+        while True:
+            page: ListMonthlyRunsResponse = await self._connection.unary(self._account_stub.ListMonthlyRuns, request)
+            for run in page.runs:
+                yield run
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

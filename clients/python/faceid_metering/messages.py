@@ -2,7 +2,11 @@
 
 from google.type.money_pb2 import Money
 
-from faceid.metering.v1.account_service_pb2 import RecordPaymentResponse
+from faceid.metering.v1.account_service_pb2 import (
+    PreviewRunMonthResponse,
+    RecordPaymentResponse,
+    RetryRejectedCallsResponse,
+)
 from faceid.metering.v1.metering_service_pb2 import (
     BatchRecordCallsResponse,
     CloseMonthResponse,
@@ -20,6 +24,8 @@ from faceid.metering.v1.resources_pb2 import (
     BillState,
     CallRecord,
     DailyUsage,
+    MonthlyRun,
+    MonthlyRunFailure,
     MonthlyUsage,
     MonthState,
     PerCallPrice,
@@ -27,6 +33,7 @@ from faceid.metering.v1.resources_pb2 import (
     PricePlanAssignment,
     RecordedCall,
     RejectedCall,
+    RejectedCallState,
     ServiceState,
     ServiceStatus,
     Tier,
@@ -48,15 +55,20 @@ __all__ = [
     "DeductResponse",
     "Money",
     "MonthState",
+    "MonthlyRun",
+    "MonthlyRunFailure",
     "MonthlyUsage",
     "PerCallPrice",
+    "PreviewRunMonthResponse",
     "PricePlan",
     "PricePlanAssignment",
     "RecordCallResponse",
     "RecordPaymentResponse",
     "RecordedCall",
     "RejectedCall",
+    "RejectedCallState",
     "Rejection",
+    "RetryRejectedCallsResponse",
     "ServiceState",
     "ServiceStatus",
     "Tier",

@@ -1,10 +1,13 @@
 """What the ASGI middleware and the gRPC interceptors have in common: who calls what, who may, and what is recorded."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
+
+log = logging.getLogger(__name__)
 
 SUSPENDED: Final = "the account is suspended; pay what is overdue to reactivate it"
 """What the caller of a suspended account is told."""
@@ -56,15 +59,18 @@ class Call:
         return self._metering.is_active(self._metered.account_id)
 
     def record(self, result_code: str) -> None:
-        """Record that it was served."""
+        """Record that it was served. What cannot be recorded is logged: no request fails because of its meter."""
         metered = self._metered
-        self._metering.record(
-            metered.account_id,
-            metered.api,
-            metered.call_id,
-            occurred_at=self._occurred_at,
-            result_code=result_code,
-        )
+        try:
+            self._metering.record(
+                metered.account_id,
+                metered.api,
+                metered.call_id,
+                occurred_at=self._occurred_at,
+                result_code=result_code,
+            )
+        except ValueError:
+            log.exception("a request was served but cannot be recorded, for it is malformed: %s", metered)
 
 
 def now(time_s: Callable[[], float] = time.time) -> datetime:

@@ -13,6 +13,7 @@ from metering.model import (
     AccountId,
     ApiPrice,
     Month,
+    Page,
     PriceModel,
     PricePlan,
     PricePlanAssignment,
@@ -40,6 +41,9 @@ class AccountBook(Protocol):
 
     async def price_plan(self, price_plan_id: str, version: int = 0) -> PricePlan | None:
         """Return a version of a price plan, 0 for the newest; None if there is none."""
+
+    async def list_price_plans(self, page_size: int, page_token: str) -> Page[PricePlan]:
+        """Return the newest versions of price plans, sorted by their ids."""
 
     async def put_price_plan(self, plan: PricePlan, now: datetime) -> PricePlan:
         """Store a price plan as its newest version, unless the newest one is the same."""
@@ -97,6 +101,10 @@ class AccountKeeper:
             msg = f"price_plan_id: there is no {which} {price_plan_id!r}; PutPricePlan creates it"
             raise MeteringError(Reason.PRICE_PLAN_NOT_FOUND, msg)
         return plan
+
+    async def list_price_plans(self, page_size: int, page_token: str) -> Page[PricePlan]:
+        """Return the newest versions of price plans, sorted by their ids; raises INVALID_FIELD for a bad token."""
+        return await self._book.list_price_plans(page_size, page_token)
 
     async def put_price_plan(self, plan: PricePlan) -> PricePlan:
         """Store a price plan; raises INVALID_FIELD, CURRENCY_MISMATCH."""

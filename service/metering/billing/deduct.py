@@ -9,13 +9,12 @@ from typing import Protocol
 
 from metering.billing.currencies import has_fraction_of_minor_unit
 from metering.billing.months import BillingCalendar, format_month
-from metering.billing.settlement import Settlement, settle
+from metering.billing.settlement import Settlement, service_state, settle
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, account_not_found, invalid_field, retry_conflicts
 from metering.model import (
     AccountId,
     Bill,
-    BillState,
     EntryKind,
     LedgerEntry,
     Money,
@@ -70,6 +69,8 @@ class Deduction:
     bill: Bill
     deducted: Money
     """What this one took."""
+    suspended: bool
+    """This one suspended the account."""
     status: ServiceStatus
 
 
@@ -93,9 +94,11 @@ class Collector:
             if bill is None:
                 msg = f"{account_id} has no bill for {format_month(month)}; is the month closed?"
                 raise MeteringError(Reason.BILL_NOT_FOUND, msg)
+            before = account.state
             settlement = await self._settle(account, [bill])
-            bill = settlement.changed_bills[0] if settlement.changed_bills else bill
-            return Deduction(bill, Money(settlement.deducted, account.currency), await account.status())
+            (bill,) = settlement.after([bill])
+            suspended = before is ServiceState.ACTIVE and account.state is ServiceState.SUSPENDED
+            return Deduction(bill, Money(settlement.deducted, account.currency), suspended, await account.status())
 
     @retry_conflicts
     async def record_payment(self, account_id: AccountId, amount: Money, payment_id: str) -> tuple[bool, list[Bill]]:
@@ -105,13 +108,7 @@ class Collector:
         Raises ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, PAYMENT_ID_REUSED, INVALID_FIELD.
         """
         async with self._locked(account_id) as account:
-            if amount.currency != account.currency:
-                msg = f"amount.currency_code: {account_id} is in {account.currency}, not {amount.currency!r}"
-                raise MeteringError(Reason.CURRENCY_MISMATCH, msg)
-            if amount.amount <= 0:
-                raise invalid_field("amount", f"{amount.amount} is not more than 0; there are no refunds")
-            if has_fraction_of_minor_unit(amount.amount, amount.currency):
-                raise invalid_field("amount", f"{amount.amount} has more decimals than {amount.currency}")
+            _check_amount(account, amount)
             booked = await account.payment(payment_id)
             if booked is not None and booked != amount.amount:
                 msg = f"payment_id: {payment_id} was booked with {booked} {account.currency}, not {amount.amount}"
@@ -128,10 +125,11 @@ class Collector:
         """Deduct bills, and suspend or reactivate the account, all in its transaction."""
         now = self._clock.now()
         settlement = settle(account.balance, bills, self._calendar.today(now))
-        state = service_state({bill.month: bill for bill in [*await account.unpaid_bills(), *settlement.changed_bills]})
+        state = service_state(settlement.after(await account.unpaid_bills()))
         if payments or settlement.changed_bills or state != account.state:
             entries = [*payments, *settlement.entries]
             await account.book(entries, settlement.changed_bills, settlement.balance, state, now)
+            account.balance, account.state = settlement.balance, state
         return settlement
 
     @asynccontextmanager
@@ -142,7 +140,12 @@ class Collector:
             yield account
 
 
-def service_state(bills: dict[Month, Bill]) -> ServiceState:
-    """Return the state of an account that has these bills: it is suspended while one of them is overdue."""
-    overdue = any(bill.state is BillState.OVERDUE for bill in bills.values())
-    return ServiceState.SUSPENDED if overdue else ServiceState.ACTIVE
+def _check_amount(account: LockedAccount, amount: Money) -> None:
+    """Raise MeteringError unless an amount can be paid into an account."""
+    if amount.currency != account.currency:
+        msg = f"amount.currency_code: {account.account_id} is in {account.currency}, not {amount.currency!r}"
+        raise MeteringError(Reason.CURRENCY_MISMATCH, msg)
+    if amount.amount <= 0:
+        raise invalid_field("amount", f"{amount.amount} is not more than 0; there are no refunds")
+    if has_fraction_of_minor_unit(amount.amount, amount.currency):
+        raise invalid_field("amount", f"{amount.amount} has more decimals than {amount.currency}")

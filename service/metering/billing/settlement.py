@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
-from metering.model import Bill, BillState, EntryKind, LedgerEntry
+from metering.model import Bill, BillState, EntryKind, LedgerEntry, ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,11 @@ class Settlement:
     def deducted(self) -> Decimal:
         """What was taken from the balance."""
         return -sum((entry.amount for entry in self.entries), Decimal(0))
+
+    def after(self, bills: Iterable[Bill]) -> list[Bill]:
+        """Return bills of the account as they are now."""
+        changed = {bill.month: bill for bill in self.changed_bills}
+        return [changed.get(bill.month, bill) for bill in bills]
 
 
 def settle(balance: Decimal, bills: Iterable[Bill], today: date) -> Settlement:
@@ -51,3 +56,9 @@ def state_of(bill: Bill, deducted: Decimal, today: date) -> BillState:
     if today >= bill.due_date:
         return BillState.OVERDUE
     return bill.state
+
+
+def service_state(bills: Iterable[Bill]) -> ServiceState:
+    """Return the state of an account that has these bills: it is suspended while one of them is overdue."""
+    overdue = any(bill.state is BillState.OVERDUE for bill in bills)
+    return ServiceState.SUSPENDED if overdue else ServiceState.ACTIVE

@@ -32,6 +32,10 @@ class CallBook(Protocol):
     async def record(self, calls: Sequence[Call]) -> Sequence[Receipt]:
         """Commit calls, each one once, and return what became of each."""
 
+
+class RejectBook(Protocol):
+    """Where rejected calls are kept."""
+
     async def reject(self, calls: Sequence[RejectedCall]) -> int:
         """Keep calls that were not recorded, as far as the bounds go; return how many were dropped."""
 
@@ -98,12 +102,14 @@ class Recorder:
     def __init__(
         self,
         book: CallBook,
+        rejected_calls: RejectBook,
         statuses: StatusBook,
         calendar: Calendar,
         clock: Clock,
         limits: BatcherLimits,
         metrics: RecordingMetrics,
     ) -> None:
+        self._rejected_calls = rejected_calls
         self._book = book
         self._statuses = statuses
         self._clock = clock
@@ -209,7 +215,7 @@ class Recorder:
         await self.rejects.submit([rejection.as_rejected_call(now) for rejection in rejections], wait_s)
 
     async def _keep(self, calls: Sequence[RejectedCall]) -> Sequence[None]:
-        dropped = await self._book.reject(calls)
+        dropped = await self._rejected_calls.reject(calls)
         if dropped:
             self._metrics.dropped(dropped)
             log.error(

@@ -1,23 +1,34 @@
 """AccountService: what an operator calls."""
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from faceid.metering.v1 import account_service_pb2 as pb
 from faceid.metering.v1 import account_service_pb2_grpc as pb_grpc
+from faceid.metering.v1 import resources_pb2
 from metering.billing.accounts import AccountKeeper
 from metering.billing.deduct import Collector
+from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import format_month, parse_month
+from metering.billing.run_preview import RunPreview
 from metering.errors import MeteringError, Reason, invalid_field
-from metering.model import AccountId, Bill, Month, Page, RejectedCall
+from metering.model import AccountId, Bill, Month, MonthlyRunRecord, Page, RejectedCall
+from metering.recording.retry import Retrier
 from metering.recording.validation import check_name
 from metering.rpc import convert
-from metering.rpc.metering_servicer import account_id_of
+from metering.rpc.metering_servicer import account_id_of, wait_s
 
 if TYPE_CHECKING:
     from grpc import aio
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
+RECORDED_BY_STATE = {
+    resources_pb2.REJECTED_CALL_STATE_UNSPECIFIED: None,
+    resources_pb2.REJECTED_CALL_STATE_REJECTED: False,
+    resources_pb2.REJECTED_CALL_STATE_RECORDED: True,
+}
+"""Whether the rejected calls that are asked for are recorded by now; None: it does not matter."""
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
@@ -35,20 +46,41 @@ class BillReader(Protocol):
 class RejectedCallReader(Protocol):
     """Where rejected calls are kept."""
 
-    async def list_rejected(self, account_id: str, page_size: int, page_token: str) -> Page[RejectedCall]:
+    async def list_rejected(
+        self, account_id: str, page_size: int, page_token: str, *, recorded: bool | None = None
+    ) -> Page[RejectedCall]:
         """Return rejected calls of an account, or of all for an empty one, oldest first."""
+
+
+class RunReader(Protocol):
+    """Where monthly runs are noted."""
+
+    async def list_runs(self, page_size: int, page_token: str) -> Page[MonthlyRunRecord]:
+        """Return runs, newest first."""
 
 
 class AccountServicer(pb_grpc.AccountServiceServicer):
     """Turns messages into calls of the parts that do the work, and their results into messages."""
 
     def __init__(
-        self, accounts: AccountKeeper, collector: Collector, bills: BillReader, rejected_calls: RejectedCallReader
+        self,
+        accounts: AccountKeeper,
+        collector: Collector,
+        bills: BillReader,
+        rejected_calls: RejectedCallReader,
+        retrier: Retrier,
+        monthly_run: MonthlyRun,
+        run_preview: RunPreview,
+        runs: RunReader,
     ) -> None:
         self._accounts = accounts
         self._collector = collector
         self._bills = bills
         self._rejected_calls = rejected_calls
+        self._retrier = retrier
+        self._monthly_run = monthly_run
+        self._run_preview = run_preview
+        self._runs = runs
 
     async def ActivateAccount(  # noqa: N802
         self, request: pb.ActivateAccountRequest, context: Context
@@ -93,6 +125,16 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         plan = await self._accounts.price_plan(check_name(request.price_plan_id, "price_plan_id"), request.version)
         return pb.GetPricePlanResponse(price_plan=convert.price_plan(plan))
 
+    async def ListPricePlans(  # noqa: N802
+        self, request: pb.ListPricePlansRequest, context: Context
+    ) -> pb.ListPricePlansResponse:
+        """List price plans."""
+        del context
+        page = await self._accounts.list_price_plans(page_size_of(request), request.page_token)
+        return pb.ListPricePlansResponse(
+            price_plans=map(convert.price_plan, page.items), next_page_token=page.next_page_token
+        )
+
     async def AssignPricePlan(  # noqa: N802
         self, request: pb.AssignPricePlanRequest, context: Context
     ) -> pb.AssignPricePlanResponse:
@@ -131,9 +173,46 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         """List rejected calls."""
         del context
         account_id = request.account_id and account_id_of(request)
-        page = await self._rejected_calls.list_rejected(account_id, page_size_of(request), request.page_token)
+        if request.state not in RECORDED_BY_STATE:
+            raise invalid_field("state", f"{request.state} is none; send REJECTED or RECORDED, or leave it out")
+        page = await self._rejected_calls.list_rejected(
+            account_id, page_size_of(request), request.page_token, recorded=RECORDED_BY_STATE[request.state]
+        )
         return pb.ListRejectedCallsResponse(
             rejected_calls=map(convert.rejected_call, page.items), next_page_token=page.next_page_token
+        )
+
+    async def RetryRejectedCalls(  # noqa: N802
+        self, request: pb.RetryRejectedCallsRequest, context: Context
+    ) -> pb.RetryRejectedCallsResponse:
+        """Record rejected calls after all."""
+        account_id = request.account_id and account_id_of(request)
+        retried = await self._retrier.retry(account_id, wait_s(context), however_old=request.however_old)
+        return pb.RetryRejectedCallsResponse(
+            recorded=retried.recorded, duplicates=retried.duplicates, still_rejected=retried.still_rejected
+        )
+
+    async def RunMonth(self, request: pb.RunMonthRequest, context: Context) -> pb.RunMonthResponse:  # noqa: N802
+        """Do the monthly run now."""
+        del request, context
+        return pb.RunMonthResponse(run=convert.monthly_run(await self._monthly_run.run_now()))
+
+    async def PreviewRunMonth(  # noqa: N802
+        self, request: pb.PreviewRunMonthRequest, context: Context
+    ) -> AsyncIterator[pb.PreviewRunMonthResponse]:
+        """Stream what the monthly run would do."""
+        del request, context
+        async for preview in self._run_preview.accounts():
+            yield convert.account_preview(preview)
+
+    async def ListMonthlyRuns(  # noqa: N802
+        self, request: pb.ListMonthlyRunsRequest, context: Context
+    ) -> pb.ListMonthlyRunsResponse:
+        """List monthly runs."""
+        del context
+        page = await self._runs.list_runs(page_size_of(request), request.page_token)
+        return pb.ListMonthlyRunsResponse(
+            runs=map(convert.monthly_run, page.items), next_page_token=page.next_page_token
         )
 
 

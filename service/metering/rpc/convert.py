@@ -11,8 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import money_pb2
 
 from faceid.metering.v1 import resources_pb2 as pb
+from faceid.metering.v1.account_service_pb2 import PreviewRunMonthResponse
 from faceid.metering.v1.metering_service_pb2 import RecordCallRequest
 from metering.billing.months import format_month
+from metering.billing.run_preview import AccountPreview
 from metering.errors import invalid_field
 from metering.model import (
     FROM_THE_BEGINNING,
@@ -21,6 +23,7 @@ from metering.model import (
     Bill,
     BillLine,
     Money,
+    MonthlyRunRecord,
     MonthlyUsage,
     PriceModel,
     PricePlan,
@@ -130,6 +133,9 @@ def rejected_call(rejected: RejectedCall) -> pb.RejectedCall:
         reason=rejected.reason,
         message=rejected.message,
         rejected_at=timestamp(rejected.rejected_at),
+        state="REJECTED_CALL_STATE_RECORDED" if rejected.recorded_at else "REJECTED_CALL_STATE_REJECTED",
+        retried_at=timestamp(rejected.retried_at) if rejected.retried_at else None,
+        billing_month=format_month(rejected.billing_month) if rejected.billing_month else "",
     )
 
 
@@ -204,6 +210,41 @@ def account(found: Account, age_s: float = 0.0) -> pb.Account:
             )
             for each in found.price_plans
         ],
+    )
+
+
+def monthly_run(run: MonthlyRunRecord) -> pb.MonthlyRun:
+    """Return a message for what a monthly run did."""
+    return pb.MonthlyRun(
+        run_id=run.run_id,
+        run_on=run.run_on.isoformat(),
+        replica=run.replica,
+        started_at=timestamp(run.started_at),
+        finished_at=timestamp(run.finished_at) if run.finished_at else None,
+        months=map(format_month, run.months),
+        bills_issued=run.bills_issued,
+        issued=[money(amount, currency) for currency, amount in sorted(run.issued.items())],
+        bills_paid=run.bills_paid,
+        deducted=[money(amount, currency) for currency, amount in sorted(run.deducted.items())],
+        accounts_suspended=run.accounts_suspended,
+        accounts_unrated=run.accounts_unrated,
+        failures=run.failures,
+        failed=[
+            pb.MonthlyRunFailure(month=format_month(each.month), account_id=each.account_id, message=each.message)
+            for each in run.failed
+        ],
+    )
+
+
+def account_preview(preview: AccountPreview) -> PreviewRunMonthResponse:
+    """Return a message for what a monthly run would do for an account."""
+    return PreviewRunMonthResponse(
+        account_id=preview.account_id,
+        bills=map(bill, preview.issued),
+        unrated_months=map(format_month, preview.unrated_months),
+        deducted=money(preview.deducted.amount, preview.deducted.currency),
+        outstanding=money(preview.outstanding.amount, preview.outstanding.currency),
+        suspends=preview.suspends,
     )
 
 

@@ -1,7 +1,7 @@
 """The tables accounts, price_plans and price_plan_assignments."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from metering.model import (
     ApiPrice,
     Money,
     Month,
+    MonthUsage,
+    Page,
     PriceModel,
     PricePlan,
     PricePlanAssignment,
@@ -21,6 +23,7 @@ from metering.model import (
     Tier,
 )
 from metering.store.database import Database
+from metering.store.page_token import decode_page_token, encode_page_token, text_from_token
 
 if TYPE_CHECKING:
     import asyncpg
@@ -86,15 +89,16 @@ class AccountStore:
         """Assign a plan to an account from a month on.
 
         Raises:
-            MeteringError: MONTH_ALREADY_BILLED, the account has a bill for that month or a later one.
+            MeteringError: MONTH_ALREADY_BILLED, calls of a month that the plan would then hold for are billed.
 
         """
         sql = self._database.sql
         async with self._database.transaction() as connection:
-            # The lock that billing takes, too: the account is billed before this or after it.
-            await connection.fetch(sql["lock_account"], account_id)
-            if await connection.fetchval(sql["billed_from"], account_id, from_month):
-                msg = f"from_month: {account_id} has a bill for {from_month:%Y-%m} or a later month; choose a later one"
+            # Billing holds it, too: the account is billed before this or after it, by the prices that then hold.
+            await connection.execute(sql["lock_prices"])
+            billed = await connection.fetchval(sql["billed_month"], account_id, from_month)
+            if billed is not None:
+                msg = f"from_month: calls of {account_id} of {billed:%Y-%m} are billed already; choose a later month"
                 raise MeteringError(Reason.MONTH_ALREADY_BILLED, msg)
             await connection.execute(sql["assign_price_plan"], account_id, from_month, price_plan_id)
 
@@ -106,6 +110,13 @@ class AccountStore:
             row = await self._database.fetchrow("newest_price_plans", [price_plan_id])
         return None if row is None else _price_plan(row)
 
+    async def list_price_plans(self, page_size: int, page_token: str) -> Page[PricePlan]:
+        """Return the newest versions of price plans, sorted; raises MeteringError (INVALID_FIELD) for a bad token."""
+        (after,) = decode_page_token(page_token, (text_from_token,)) or ("",)
+        rows = await self._database.fetch("list_price_plans", after, page_size + 1)
+        plans = tuple(_price_plan(row) for row in rows[:page_size])
+        return Page(plans, encode_page_token(plans[-1].price_plan_id) if len(rows) > page_size else "")
+
     @retry_conflicts
     async def put_price_plan(self, plan: PricePlan, now: datetime) -> PricePlan:
         """Store a price plan as its newest version, unless the newest one is the same; return what is stored.
@@ -116,7 +127,7 @@ class AccountStore:
         """
         sql = self._database.sql
         async with self._database.transaction() as connection:
-            await connection.execute(sql["lock_price_plan"], plan.price_plan_id)
+            await connection.execute(sql["lock_prices"])
             row = await connection.fetchrow(sql["newest_price_plans"], [plan.price_plan_id])
             newest = None if row is None else _price_plan(row)
             if newest is not None:
@@ -134,26 +145,53 @@ class AccountStore:
 
 
 class PlansOfAccounts:
-    """Which price plan, in its newest version, some accounts have in which month."""
+    """Which price plan some accounts have in which month.
 
-    def __init__(self, assignments: Iterable["asyncpg.Record"], plans: Iterable[PricePlan]) -> None:
+    In its newest version; for carried calls, in the version that their month is billed with, if it prices them all.
+    """
+
+    def __init__(
+        self,
+        assignments: Iterable["asyncpg.Record"],
+        plans: Iterable[PricePlan],
+        billed: Mapping[tuple[AccountId, Month], PricePlan],
+    ) -> None:
         self._plans = {plan.price_plan_id: plan for plan in plans}
+        self._billed = billed
         self._assignments: dict[AccountId, list[PricePlanAssignment]] = {}
         for row in assignments:
             self._assignments.setdefault(row["account_id"], []).append(_assignment(row))
 
     @classmethod
     async def read(
-        cls, database: Database, connection: "Connection", account_ids: Sequence[AccountId]
+        cls,
+        database: Database,
+        connection: "Connection",
+        account_ids: Sequence[AccountId],
+        usage: Iterable[MonthUsage],
+        month: Month,
     ) -> "PlansOfAccounts":
-        """Read the plans of `account_ids`."""
+        """Read the plans of `account_ids`, for their usage on the bill of `month`."""
         assignments = await connection.fetch(database.sql["price_plan_assignments"], account_ids)
         plans = sorted({row["price_plan_id"] for row in assignments})
         rows = await connection.fetch(database.sql["newest_price_plans"], plans)
-        return cls(assignments, [_price_plan(row) for row in rows])
+        carried: dict[tuple[AccountId, Month], set[str]] = {}
+        for each in usage:
+            if each.occurred_month < month:
+                carried.setdefault((each.account_id, each.occurred_month), set()).add(each.api)
+        billed: dict[tuple[AccountId, Month], PricePlan] = {}
+        if carried:
+            pairs = zip(*sorted(carried), strict=True)
+            for row in await connection.fetch(database.sql["billed_price_plans"], *pairs, month):
+                plan, key = _price_plan(row), (row["account_id"], row["occurred_month"])
+                if all(plan.price_of(api) for api in carried[key]):
+                    billed[key] = plan
+        return cls(assignments, [_price_plan(row) for row in rows], billed)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
         """Return the plan that an account has in a month, None if it has none."""
+        if (account_id, month) in self._billed:
+            return self._billed[account_id, month]
         started = [each for each in self._assignments.get(account_id, ()) if each.from_month <= month]
         return self._plans[started[-1].price_plan_id] if started else None
 

@@ -1,4 +1,4 @@
-"""The tables months, bills, bill_lines, ledger_entries and monthly_runs."""
+"""The tables months, bills, bill_lines and ledger_entries."""
 
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -135,7 +135,7 @@ class UnbilledAccounts:
         unbilled = [account_id for account_id in currencies if account_id not in billed]
         counted = [tuple(row) for row in await connection.fetch(sql["usage_of_accounts"], unbilled, month)]
         usage = await with_earlier_calls(database, connection, counted, month)
-        plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}))
+        plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}), usage, month)
         return cls(database, connection, currencies, usage, plans)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
@@ -208,33 +208,6 @@ class BillStore:
         rows = await self._database.fetch("month_bills", month)
         return sum(row["bills"] for row in rows), [Money(row["total"], row["currency"]) for row in rows]
 
-    async def unpaid_bills(self, chunk: int) -> AsyncIterator[tuple[AccountId, Month]]:
-        """Return all bills that are not paid, ordered by account, then month; read `chunk` at a time."""
-        account_id, month = "", date.min
-        while rows := await self._database.fetch("unpaid_bills_after", account_id, month, chunk):
-            for row in rows:
-                yield row["account_id"], row["month"]
-            account_id, month = rows[-1]["account_id"], rows[-1]["month"]
-
-    async def months_to_close(self, before: Month, not_before: Month) -> list[Month]:
-        """Return the months in [not_before, before) that have usage without a bill, oldest first."""
-        return [row["month"] for row in await self._database.fetch("months_to_close", before, not_before)]
-
-    @asynccontextmanager
-    async def monthly_run(self) -> AsyncIterator[bool]:
-        """Be the one replica that does the monthly run, as long as this lasts; False: another one is."""
-        async with self._database.transaction() as connection:
-            yield bool(await connection.fetchval(self._database.sql["lock_monthly_run"]))
-
-    async def last_monthly_run(self) -> date | None:
-        """Return the last day on which the monthly run did its work."""
-        row = await self._database.fetchrow("last_monthly_run")
-        return None if row is None else row["run_on"]
-
-    async def finish_monthly_run(self, day: date, now: datetime) -> None:
-        """Note that the monthly run did the work of a day."""
-        await self._database.fetch("finish_monthly_run", day, now)
-
 
 async def with_earlier_calls(
     database: Database,
@@ -279,7 +252,7 @@ async def _with_lines(
     if rows:
         for row in await connection.fetch(database.sql["bill_lines"], account_id, list(lines)):
             lines[row["month"]].append(_line(row))
-    return [_bill(row, tuple(lines[row["month"]])) for row in rows]
+    return [bill_of_row(row, tuple(lines[row["month"]])) for row in rows]
 
 
 def _number(month: Month) -> int:
@@ -287,7 +260,8 @@ def _number(month: Month) -> int:
     return month.year * 100 + month.month
 
 
-def _bill(row: "asyncpg.Record", lines: tuple[BillLine, ...]) -> Bill:
+def bill_of_row(row: "asyncpg.Record", lines: tuple[BillLine, ...] = ()) -> Bill:
+    """Return the bill in a row of `bills`."""
     return Bill(**{**row, "state": BillState(row["state"])}, lines=lines)
 
 

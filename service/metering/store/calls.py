@@ -1,19 +1,17 @@
-"""The tables calls, usage_deltas, usage_daily and rejected_calls: writing."""
+"""The tables calls, usage_deltas and usage_daily: writing."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, date, datetime
+from datetime import date
 from operator import itemgetter
-from uuid import UUID
 
 import asyncpg
 
 from metering.errors import RowRefusedError, TransactionConflictError, retry_conflicts
-from metering.model import Call, CallKey, Month, Page, Receipt, RejectedCall
+from metering.model import Call, CallKey, Month, Receipt
 from metering.store.copy_rows import CALL_COLUMNS, COUNT_COLUMNS, by_kind, copy_rows
 from metering.store.database import Database, is_duplicate_key
-from metering.store.page_token import decode_page_token, encode_page_token, text_from_token, time_from_token
 from metering.store.recent_calls import RecentCalls
 
 log = logging.getLogger(__name__)
@@ -22,14 +20,8 @@ COPY_FROM_ROWS = 96
 """Batches of so many calls are written with COPY, smaller ones in one INSERT. COPY is faster by the row, but takes four
 round trips. Measured: docs/performance.md."""
 
-REJECTED_PER_ACCOUNT_MAX = 1_000
-REJECTED_MAX = 100_000
-
 _CALL_ID = itemgetter(1)
 """Of a call."""
-
-_PLACE = (time_from_token, text_from_token, lambda text: str(UUID(text)), time_from_token)
-_FIRST_PLACE = (datetime.min.replace(tzinfo=UTC), "", str(UUID(int=0)), datetime.min.replace(tzinfo=UTC))
 
 
 class CallStore:
@@ -149,57 +141,6 @@ class CallStore:
                 return None
             folded: int = await connection.fetchval(self._database.sql["fold_usage"], deltas_max)
             return folded
-
-    async def reject(self, calls: Sequence[RejectedCall]) -> int:
-        """Keep calls that were not recorded, as far as the bounds go; return how many were dropped.
-
-        Raises:
-            DatabaseUnavailableError: nothing was kept.
-            RowRefusedError: at least one of them cannot be stored; none of them is.
-
-        """
-        columns = (
-            "account_id",
-            "call_id",
-            "occurred_at",
-            "rejected_at",
-            "api",
-            "result_code",
-            "reason",
-            "message",
-        )
-        try:
-            row = await self._database.fetchrow(
-                "reject_calls",
-                *([getattr(call, column) for call in calls] for column in columns),
-                REJECTED_PER_ACCOUNT_MAX,
-                REJECTED_MAX,
-            )
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-            raise RowRefusedError(str(error)) from error
-        assert row is not None  # noqa: S101 - it has no FROM
-        dropped: int = len(calls) - row["kept"] - row["kept_before"]
-        return max(0, dropped)
-
-    async def list_rejected(self, account_id: str, page_size: int, page_token: str) -> Page[RejectedCall]:
-        """Return rejected calls of an account, or of all for an empty one, oldest first.
-
-        Raises:
-            MeteringError: INVALID_FIELD, the token is none of ours.
-
-        """
-        place = decode_page_token(page_token, _PLACE) or _FIRST_PLACE
-        rows = await self._database.fetch("list_rejected_calls", account_id or None, *place, page_size + 1)
-        items = tuple(RejectedCall(**row) for row in rows[:page_size])
-        if len(rows) <= page_size:
-            return Page(items, "")
-        last = items[-1]
-        return Page(
-            items,
-            encode_page_token(
-                last.rejected_at.isoformat(), last.account_id, last.call_id, last.occurred_at.isoformat()
-            ),
-        )
 
 
 def _receipts_of_new(calls: Sequence[Call], billing_months: Mapping[Month, Month]) -> list[Receipt]:

@@ -88,6 +88,6 @@ class InstallationStore:
         """
         async with self._database.transaction() as connection:
             if await connection.fetchval(self._database.sql["install"], billing_time_zone, now):
-                await connection.execute(self._database.sql["finish_monthly_run"], today, now)
+                await connection.execute(self._database.sql["note_installation"], today, now)
             zone: str = await connection.fetchval(self._database.sql["installed_time_zone"])
             return zone

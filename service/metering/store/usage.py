@@ -52,13 +52,14 @@ class UsageStore:
             for usage in daily:
                 monthly[usage.occurred_on.replace(day=1), usage.api, usage.result_code] += usage.calls
             counted = [(account_id, *key, calls) for key, calls in monthly.items()]
+            by_month = await with_earlier_calls(self._database, connection, counted, month)
             return AccountMonth(
                 currency=account["currency"],
                 closed=await connection.fetchval(sql["month_is_closed"], month),
                 bill=await read_bill(self._database, connection, account_id, month),
                 daily=daily,
-                usage=await with_earlier_calls(self._database, connection, counted, month),
-                plans=await PlansOfAccounts.read(self._database, connection, [account_id]),
+                usage=by_month,
+                plans=await PlansOfAccounts.read(self._database, connection, [account_id], by_month, month),
             )
 
     async def list_calls(self, account_id: AccountId, month: Month) -> AsyncIterator[list[RecordedCall]]:

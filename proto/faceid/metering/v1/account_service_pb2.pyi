@@ -82,6 +82,22 @@ class GetPricePlanResponse(_message.Message):
     price_plan: _resources_pb2.PricePlan
     def __init__(self, price_plan: _Optional[_Union[_resources_pb2.PricePlan, _Mapping]] = ...) -> None: ...
 
+class ListPricePlansRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPricePlansResponse(_message.Message):
+    __slots__ = ("price_plans", "next_page_token")
+    PRICE_PLANS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    price_plans: _containers.RepeatedCompositeFieldContainer[_resources_pb2.PricePlan]
+    next_page_token: str
+    def __init__(self, price_plans: _Optional[_Iterable[_Union[_resources_pb2.PricePlan, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
 class AssignPricePlanRequest(_message.Message):
     __slots__ = ("account_id", "price_plan_id", "from_month")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -131,14 +147,16 @@ class ListBillsResponse(_message.Message):
     def __init__(self, bills: _Optional[_Iterable[_Union[_resources_pb2.Bill, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ListRejectedCallsRequest(_message.Message):
-    __slots__ = ("account_id", "page_size", "page_token")
+    __slots__ = ("account_id", "page_size", "page_token", "state")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     page_size: int
     page_token: str
-    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    state: _resources_pb2.RejectedCallState
+    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[_resources_pb2.RejectedCallState, str]] = ...) -> None: ...
 
 class ListRejectedCallsResponse(_message.Message):
     __slots__ = ("rejected_calls", "next_page_token")
@@ -147,3 +165,67 @@ class ListRejectedCallsResponse(_message.Message):
     rejected_calls: _containers.RepeatedCompositeFieldContainer[_resources_pb2.RejectedCall]
     next_page_token: str
     def __init__(self, rejected_calls: _Optional[_Iterable[_Union[_resources_pb2.RejectedCall, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RetryRejectedCallsRequest(_message.Message):
+    __slots__ = ("account_id", "however_old")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    HOWEVER_OLD_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    however_old: bool
+    def __init__(self, account_id: _Optional[str] = ..., however_old: bool = ...) -> None: ...
+
+class RetryRejectedCallsResponse(_message.Message):
+    __slots__ = ("recorded", "duplicates", "still_rejected")
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    STILL_REJECTED_FIELD_NUMBER: _ClassVar[int]
+    recorded: int
+    duplicates: int
+    still_rejected: int
+    def __init__(self, recorded: _Optional[int] = ..., duplicates: _Optional[int] = ..., still_rejected: _Optional[int] = ...) -> None: ...
+
+class RunMonthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RunMonthResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: _resources_pb2.MonthlyRun
+    def __init__(self, run: _Optional[_Union[_resources_pb2.MonthlyRun, _Mapping]] = ...) -> None: ...
+
+class PreviewRunMonthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PreviewRunMonthResponse(_message.Message):
+    __slots__ = ("account_id", "bills", "unrated_months", "deducted", "outstanding", "suspends")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    BILLS_FIELD_NUMBER: _ClassVar[int]
+    UNRATED_MONTHS_FIELD_NUMBER: _ClassVar[int]
+    DEDUCTED_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDS_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    bills: _containers.RepeatedCompositeFieldContainer[_resources_pb2.Bill]
+    unrated_months: _containers.RepeatedScalarFieldContainer[str]
+    deducted: _money_pb2.Money
+    outstanding: _money_pb2.Money
+    suspends: bool
+    def __init__(self, account_id: _Optional[str] = ..., bills: _Optional[_Iterable[_Union[_resources_pb2.Bill, _Mapping]]] = ..., unrated_months: _Optional[_Iterable[str]] = ..., deducted: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., outstanding: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., suspends: bool = ...) -> None: ...
+
+class ListMonthlyRunsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListMonthlyRunsResponse(_message.Message):
+    __slots__ = ("runs", "next_page_token")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[_resources_pb2.MonthlyRun]
+    next_page_token: str
+    def __init__(self, runs: _Optional[_Iterable[_Union[_resources_pb2.MonthlyRun, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccountServiceStub(object):
-    """What an operator does: accounts, price plans, payments, bills.
+    """What an operator does: accounts, price plans, payments, bills, the monthly run, rejected calls.
 
     All methods may be repeated safely. Errors are described in error_reason.proto.
     """
@@ -62,6 +62,11 @@ class AccountServiceStub(object):
                 request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetPricePlanRequest.SerializeToString,
                 response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetPricePlanResponse.FromString,
                 _registered_method=True)
+        self.ListPricePlans = channel.unary_unary(
+                '/faceid.metering.v1.AccountService/ListPricePlans',
+                request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListPricePlansRequest.SerializeToString,
+                response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListPricePlansResponse.FromString,
+                _registered_method=True)
         self.AssignPricePlan = channel.unary_unary(
                 '/faceid.metering.v1.AccountService/AssignPricePlan',
                 request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.AssignPricePlanRequest.SerializeToString,
@@ -82,10 +87,30 @@ class AccountServiceStub(object):
                 request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListRejectedCallsRequest.SerializeToString,
                 response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListRejectedCallsResponse.FromString,
                 _registered_method=True)
+        self.RetryRejectedCalls = channel.unary_unary(
+                '/faceid.metering.v1.AccountService/RetryRejectedCalls',
+                request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RetryRejectedCallsRequest.SerializeToString,
+                response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RetryRejectedCallsResponse.FromString,
+                _registered_method=True)
+        self.RunMonth = channel.unary_unary(
+                '/faceid.metering.v1.AccountService/RunMonth',
+                request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RunMonthRequest.SerializeToString,
+                response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RunMonthResponse.FromString,
+                _registered_method=True)
+        self.PreviewRunMonth = channel.unary_stream(
+                '/faceid.metering.v1.AccountService/PreviewRunMonth',
+                request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthRequest.SerializeToString,
+                response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthResponse.FromString,
+                _registered_method=True)
+        self.ListMonthlyRuns = channel.unary_unary(
+                '/faceid.metering.v1.AccountService/ListMonthlyRuns',
+                request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsRequest.SerializeToString,
+                response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer(object):
-    """What an operator does: accounts, price plans, payments, bills.
+    """What an operator does: accounts, price plans, payments, bills, the monthly run, rejected calls.
 
     All methods may be repeated safely. Errors are described in error_reason.proto.
     """
@@ -118,7 +143,8 @@ class AccountServiceServicer(object):
 
     def PutPricePlan(self, request, context):
         """Creates a price plan, or a new version of it. The newest version rates every month that is not billed yet; bills
-        keep the prices that they were rated with. Repeated with the same content: no new version.
+        keep the prices that they were rated with, and calls carried from a billed month have that month's prices. Repeated
+        with the same content: no new version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,9 +157,16 @@ class AccountServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPricePlans(self, request, context):
+        """Lists the newest version of every price plan, sorted by price_plan_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AssignPricePlan(self, request, context):
         """Assigns a price plan to an account from a month on, up to the next assignment. Repeated: replaces the one that
-        starts in the same month. FAILED_PRECONDITION: the account has a bill for that month or a later one.
+        starts in the same month. FAILED_PRECONDITION: calls of one of the months that it would hold for are billed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +188,43 @@ class AccountServiceServicer(object):
 
     def ListRejectedCalls(self, request, context):
         """Lists the calls that could not be recorded, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRejectedCalls(self, request, context):
+        """Records rejected calls after all, for instance once their account is activated.
+
+        Promises: each goes the way of any call, so it counts once, and goes on a later bill if its month is closed. What
+        became of it is noted in its RejectedCall. Costs: as BatchRecordCalls, for at most 100,000 calls. Repeated, killed
+        and repeated, or done by several at once: tries what is still rejected, and nothing counts twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunMonth(self, request, context):
+        """Does the monthly run now: closes every month that has ended, oldest first, and deducts every bill that is not paid.
+
+        The service does it by itself on day 1 to 3. Costs: as CloseMonth, and a Deduct for each unpaid bill. Repeated, or
+        killed and repeated: does what is left. What failed for one account or month is told in the run and does not hold
+        up the others. ABORTED with RetryInfo: a replica is just doing it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewRunMonth(self, request, context):
+        """Streams what RunMonth would do now, account by account, and changes nothing. Accounts that it would leave as they
+        are, are left out. Costs: one read of all accounts and of the usage that is not billed yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMonthlyRuns(self, request, context):
+        """Lists what each monthly run did, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +258,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetPricePlanRequest.FromString,
                     response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetPricePlanResponse.SerializeToString,
             ),
+            'ListPricePlans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPricePlans,
+                    request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListPricePlansRequest.FromString,
+                    response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListPricePlansResponse.SerializeToString,
+            ),
             'AssignPricePlan': grpc.unary_unary_rpc_method_handler(
                     servicer.AssignPricePlan,
                     request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.AssignPricePlanRequest.FromString,
@@ -208,6 +283,26 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListRejectedCallsRequest.FromString,
                     response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListRejectedCallsResponse.SerializeToString,
             ),
+            'RetryRejectedCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRejectedCalls,
+                    request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RetryRejectedCallsRequest.FromString,
+                    response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RetryRejectedCallsResponse.SerializeToString,
+            ),
+            'RunMonth': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunMonth,
+                    request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RunMonthRequest.FromString,
+                    response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.RunMonthResponse.SerializeToString,
+            ),
+            'PreviewRunMonth': grpc.unary_stream_rpc_method_handler(
+                    servicer.PreviewRunMonth,
+                    request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthRequest.FromString,
+                    response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthResponse.SerializeToString,
+            ),
+            'ListMonthlyRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMonthlyRuns,
+                    request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsRequest.FromString,
+                    response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'faceid.metering.v1.AccountService', rpc_method_handlers)
@@ -217,7 +312,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService(object):
-    """What an operator does: accounts, price plans, payments, bills.
+    """What an operator does: accounts, price plans, payments, bills, the monthly run, rejected calls.
 
     All methods may be repeated safely. Errors are described in error_reason.proto.
     """
@@ -358,6 +453,33 @@ class AccountService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListPricePlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/faceid.metering.v1.AccountService/ListPricePlans',
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.ListPricePlansRequest.SerializeToString,
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.ListPricePlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AssignPricePlan(request,
             target,
             options=(),
@@ -455,6 +577,114 @@ class AccountService(object):
             '/faceid.metering.v1.AccountService/ListRejectedCalls',
             faceid_dot_metering_dot_v1_dot_account__service__pb2.ListRejectedCallsRequest.SerializeToString,
             faceid_dot_metering_dot_v1_dot_account__service__pb2.ListRejectedCallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRejectedCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/faceid.metering.v1.AccountService/RetryRejectedCalls',
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.RetryRejectedCallsRequest.SerializeToString,
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.RetryRejectedCallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunMonth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/faceid.metering.v1.AccountService/RunMonth',
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.RunMonthRequest.SerializeToString,
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.RunMonthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewRunMonth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/faceid.metering.v1.AccountService/PreviewRunMonth',
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthRequest.SerializeToString,
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMonthlyRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/faceid.metering.v1.AccountService/ListMonthlyRuns',
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsRequest.SerializeToString,
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

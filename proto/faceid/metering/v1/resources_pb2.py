@@ -27,51 +27,57 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"faceid/metering/v1/resources.proto\x12\x12\x66\x61\x63\x65id.metering.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x84\x01\n\nCallRecord\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pi\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresult_code\x18\x05 \x01(\t\"\x99\x01\n\x0cRecordedCall\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.faceid.metering.v1.CallRecord\x12\x15\n\rbilling_month\x18\x02 \x01(\t\x12\x13\n\x0boccurred_on\x18\x03 \x01(\t\x12/\n\x0brecorded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x01\n\x0cRejectedCall\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.faceid.metering.v1.CallRecord\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12/\n\x0brejected_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc6\x01\n\rServiceStatus\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .faceid.metering.v1.ServiceState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\'\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12&\n\x03\x61ge\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"(\n\nDailyUsage\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\"k\n\x08\x41piUsage\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\x15\n\rcharged_calls\x18\x03 \x01(\x03\x12,\n\x04\x64\x61ys\x18\x04 \x03(\x0b\x32\x1e.faceid.metering.v1.DailyUsage\"\x8a\x02\n\x0cMonthlyUsage\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.faceid.metering.v1.MonthState\x12\x13\n\x0btotal_calls\x18\x04 \x01(\x03\x12\x15\n\rcharged_calls\x18\x05 \x01(\x03\x12\x15\n\rcarried_calls\x18\x06 \x01(\x03\x12*\n\x04\x61pis\x18\x07 \x03(\x0b\x32\x1c.faceid.metering.v1.ApiUsage\x12#\n\x07\x63harges\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cunrated_apis\x18\t \x03(\t\"s\n\tPricePlan\x12\x15\n\rprice_plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12,\n\x06prices\x18\x04 \x03(\x0b\x32\x1c.faceid.metering.v1.ApiPrice\"\xf3\x01\n\x08\x41piPrice\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\x34\n\x08per_call\x18\x02 \x01(\x0b\x32 .faceid.metering.v1.PerCallPriceH\x00\x12\x34\n\tgraduated\x18\x03 \x01(\x0b\x32\x1f.faceid.metering.v1.TieredPriceH\x00\x12\x31\n\x06volume\x18\x04 \x01(\x0b\x32\x1f.faceid.metering.v1.TieredPriceH\x00\x12\x12\n\nfree_calls\x18\x05 \x01(\x03\x12\x1e\n\x16uncharged_result_codes\x18\x06 \x03(\tB\x07\n\x05model\"\"\n\x0cPerCallPrice\x12\x12\n\nunit_price\x18\x01 \x01(\t\"6\n\x0bTieredPrice\x12\'\n\x05tiers\x18\x01 \x03(\x0b\x32\x18.faceid.metering.v1.Tier\")\n\x04Tier\x12\r\n\x05up_to\x18\x01 \x01(\x03\x12\x12\n\nunit_price\x18\x02 \x01(\t\"\xb7\x02\n\x04\x42ill\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.faceid.metering.v1.BillState\x12!\n\x05total\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12$\n\x08\x64\x65\x64ucted\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0boutstanding\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12-\n\tissued_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64ue_date\x18\x08 \x01(\t\x12+\n\x05lines\x18\t \x03(\x0b\x32\x1c.faceid.metering.v1.BillLine\"\xf3\x01\n\x08\x42illLine\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\x16\n\x0eoccurred_month\x18\x02 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12\x15\n\rcharged_calls\x18\x04 \x01(\x03\x12/\n\x05parts\x18\x05 \x03(\x0b\x32 .faceid.metering.v1.BillLinePart\x12\x14\n\x0c\x65xact_amount\x18\x06 \x01(\t\x12\"\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12\x15\n\rprice_plan_id\x18\x08 \x01(\t\x12\x1a\n\x12price_plan_version\x18\t \x01(\x05\"4\n\x0c\x42illLinePart\x12\x10\n\x08quantity\x18\x01 \x01(\x03\x12\x12\n\nunit_price\x18\x02 \x01(\t\"\xff\x01\n\x07\x41\x63\x63ount\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12#\n\x07\x62\x61lance\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\x0c\x61\x63tivated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x0eservice_status\x18\x05 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\x12<\n\x0bprice_plans\x18\x06 \x03(\x0b\x32\'.faceid.metering.v1.PricePlanAssignment\"@\n\x13PricePlanAssignment\x12\x15\n\rprice_plan_id\x18\x01 \x01(\t\x12\x12\n\nfrom_month\x18\x02 \x01(\t*d\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVICE_STATE_ACTIVE\x10\x01\x12\x1b\n\x17SERVICE_STATE_SUSPENDED\x10\x02*W\n\nMonthState\x12\x1b\n\x17MONTH_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10MONTH_STATE_OPEN\x10\x01\x12\x16\n\x12MONTH_STATE_CLOSED\x10\x02*k\n\tBillState\x12\x1a\n\x16\x42ILL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42ILL_STATE_ISSUED\x10\x01\x12\x13\n\x0f\x42ILL_STATE_PAID\x10\x02\x12\x16\n\x12\x42ILL_STATE_OVERDUE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"faceid/metering/v1/resources.proto\x12\x12\x66\x61\x63\x65id.metering.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x84\x01\n\nCallRecord\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pi\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresult_code\x18\x05 \x01(\t\"\x99\x01\n\x0cRecordedCall\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.faceid.metering.v1.CallRecord\x12\x15\n\rbilling_month\x18\x02 \x01(\t\x12\x13\n\x0boccurred_on\x18\x03 \x01(\t\x12/\n\x0brecorded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x02\n\x0cRejectedCall\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.faceid.metering.v1.CallRecord\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12/\n\x0brejected_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.faceid.metering.v1.RejectedCallState\x12.\n\nretried_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rbilling_month\x18\x07 \x01(\t\"\xc6\x01\n\rServiceStatus\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .faceid.metering.v1.ServiceState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\'\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12&\n\x03\x61ge\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"(\n\nDailyUsage\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\"k\n\x08\x41piUsage\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\x15\n\rcharged_calls\x18\x03 \x01(\x03\x12,\n\x04\x64\x61ys\x18\x04 \x03(\x0b\x32\x1e.faceid.metering.v1.DailyUsage\"\x8a\x02\n\x0cMonthlyUsage\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.faceid.metering.v1.MonthState\x12\x13\n\x0btotal_calls\x18\x04 \x01(\x03\x12\x15\n\rcharged_calls\x18\x05 \x01(\x03\x12\x15\n\rcarried_calls\x18\x06 \x01(\x03\x12*\n\x04\x61pis\x18\x07 \x03(\x0b\x32\x1c.faceid.metering.v1.ApiUsage\x12#\n\x07\x63harges\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cunrated_apis\x18\t \x03(\t\"s\n\tPricePlan\x12\x15\n\rprice_plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12,\n\x06prices\x18\x04 \x03(\x0b\x32\x1c.faceid.metering.v1.ApiPrice\"\xf3\x01\n\x08\x41piPrice\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\x34\n\x08per_call\x18\x02 \x01(\x0b\x32 .faceid.metering.v1.PerCallPriceH\x00\x12\x34\n\tgraduated\x18\x03 \x01(\x0b\x32\x1f.faceid.metering.v1.TieredPriceH\x00\x12\x31\n\x06volume\x18\x04 \x01(\x0b\x32\x1f.faceid.metering.v1.TieredPriceH\x00\x12\x12\n\nfree_calls\x18\x05 \x01(\x03\x12\x1e\n\x16uncharged_result_codes\x18\x06 \x03(\tB\x07\n\x05model\"\"\n\x0cPerCallPrice\x12\x12\n\nunit_price\x18\x01 \x01(\t\"6\n\x0bTieredPrice\x12\'\n\x05tiers\x18\x01 \x03(\x0b\x32\x18.faceid.metering.v1.Tier\")\n\x04Tier\x12\r\n\x05up_to\x18\x01 \x01(\x03\x12\x12\n\nunit_price\x18\x02 \x01(\t\"\xb7\x02\n\x04\x42ill\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.faceid.metering.v1.BillState\x12!\n\x05total\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12$\n\x08\x64\x65\x64ucted\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0boutstanding\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12-\n\tissued_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64ue_date\x18\x08 \x01(\t\x12+\n\x05lines\x18\t \x03(\x0b\x32\x1c.faceid.metering.v1.BillLine\"\xf3\x01\n\x08\x42illLine\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\x16\n\x0eoccurred_month\x18\x02 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12\x15\n\rcharged_calls\x18\x04 \x01(\x03\x12/\n\x05parts\x18\x05 \x03(\x0b\x32 .faceid.metering.v1.BillLinePart\x12\x14\n\x0c\x65xact_amount\x18\x06 \x01(\t\x12\"\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12\x15\n\rprice_plan_id\x18\x08 \x01(\t\x12\x1a\n\x12price_plan_version\x18\t \x01(\x05\"4\n\x0c\x42illLinePart\x12\x10\n\x08quantity\x18\x01 \x01(\x03\x12\x12\n\nunit_price\x18\x02 \x01(\t\"\xff\x01\n\x07\x41\x63\x63ount\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12#\n\x07\x62\x61lance\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\x0c\x61\x63tivated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x0eservice_status\x18\x05 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\x12<\n\x0bprice_plans\x18\x06 \x03(\x0b\x32\'.faceid.metering.v1.PricePlanAssignment\"@\n\x13PricePlanAssignment\x12\x15\n\rprice_plan_id\x18\x01 \x01(\t\x12\x12\n\nfrom_month\x18\x02 \x01(\t\"\xa1\x03\n\nMonthlyRun\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x0e\n\x06run_on\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06months\x18\x06 \x03(\t\x12\x14\n\x0c\x62ills_issued\x18\x07 \x01(\x03\x12\"\n\x06issued\x18\x08 \x03(\x0b\x32\x12.google.type.Money\x12\x12\n\nbills_paid\x18\t \x01(\x03\x12$\n\x08\x64\x65\x64ucted\x18\n \x03(\x0b\x32\x12.google.type.Money\x12\x1a\n\x12\x61\x63\x63ounts_suspended\x18\x0b \x01(\x03\x12\x18\n\x10\x61\x63\x63ounts_unrated\x18\x0c \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\r \x01(\x03\x12\x35\n\x06\x66\x61iled\x18\x0e \x03(\x0b\x32%.faceid.metering.v1.MonthlyRunFailure\"G\n\x11MonthlyRunFailure\x12\r\n\x05month\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*|\n\x11RejectedCallState\x12#\n\x1fREJECTED_CALL_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cREJECTED_CALL_STATE_REJECTED\x10\x01\x12 \n\x1cREJECTED_CALL_STATE_RECORDED\x10\x02*d\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVICE_STATE_ACTIVE\x10\x01\x12\x1b\n\x17SERVICE_STATE_SUSPENDED\x10\x02*W\n\nMonthState\x12\x1b\n\x17MONTH_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10MONTH_STATE_OPEN\x10\x01\x12\x16\n\x12MONTH_STATE_CLOSED\x10\x02*k\n\tBillState\x12\x1a\n\x16\x42ILL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42ILL_STATE_ISSUED\x10\x01\x12\x13\n\x0f\x42ILL_STATE_PAID\x10\x02\x12\x16\n\x12\x42ILL_STATE_OVERDUE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'faceid.metering.v1.resources_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVICESTATE']._serialized_start=2641
-  _globals['_SERVICESTATE']._serialized_end=2741
-  _globals['_MONTHSTATE']._serialized_start=2743
-  _globals['_MONTHSTATE']._serialized_end=2830
-  _globals['_BILLSTATE']._serialized_start=2832
-  _globals['_BILLSTATE']._serialized_end=2939
+  _globals['_REJECTEDCALLSTATE']._serialized_start=3259
+  _globals['_REJECTEDCALLSTATE']._serialized_end=3383
+  _globals['_SERVICESTATE']._serialized_start=3385
+  _globals['_SERVICESTATE']._serialized_end=3485
+  _globals['_MONTHSTATE']._serialized_start=3487
+  _globals['_MONTHSTATE']._serialized_end=3574
+  _globals['_BILLSTATE']._serialized_start=3576
+  _globals['_BILLSTATE']._serialized_end=3683
   _globals['_CALLRECORD']._serialized_start=149
   _globals['_CALLRECORD']._serialized_end=281
   _globals['_RECORDEDCALL']._serialized_start=284
   _globals['_RECORDEDCALL']._serialized_end=437
   _globals['_REJECTEDCALL']._serialized_start=440
-  _globals['_REJECTEDCALL']._serialized_end=582
-  _globals['_SERVICESTATUS']._serialized_start=585
-  _globals['_SERVICESTATUS']._serialized_end=783
-  _globals['_DAILYUSAGE']._serialized_start=785
-  _globals['_DAILYUSAGE']._serialized_end=825
-  _globals['_APIUSAGE']._serialized_start=827
-  _globals['_APIUSAGE']._serialized_end=934
-  _globals['_MONTHLYUSAGE']._serialized_start=937
-  _globals['_MONTHLYUSAGE']._serialized_end=1203
-  _globals['_PRICEPLAN']._serialized_start=1205
-  _globals['_PRICEPLAN']._serialized_end=1320
-  _globals['_APIPRICE']._serialized_start=1323
-  _globals['_APIPRICE']._serialized_end=1566
-  _globals['_PERCALLPRICE']._serialized_start=1568
-  _globals['_PERCALLPRICE']._serialized_end=1602
-  _globals['_TIEREDPRICE']._serialized_start=1604
-  _globals['_TIEREDPRICE']._serialized_end=1658
-  _globals['_TIER']._serialized_start=1660
-  _globals['_TIER']._serialized_end=1701
-  _globals['_BILL']._serialized_start=1704
-  _globals['_BILL']._serialized_end=2015
-  _globals['_BILLLINE']._serialized_start=2018
-  _globals['_BILLLINE']._serialized_end=2261
-  _globals['_BILLLINEPART']._serialized_start=2263
-  _globals['_BILLLINEPART']._serialized_end=2315
-  _globals['_ACCOUNT']._serialized_start=2318
-  _globals['_ACCOUNT']._serialized_end=2573
-  _globals['_PRICEPLANASSIGNMENT']._serialized_start=2575
-  _globals['_PRICEPLANASSIGNMENT']._serialized_end=2639
+  _globals['_REJECTEDCALL']._serialized_end=707
+  _globals['_SERVICESTATUS']._serialized_start=710
+  _globals['_SERVICESTATUS']._serialized_end=908
+  _globals['_DAILYUSAGE']._serialized_start=910
+  _globals['_DAILYUSAGE']._serialized_end=950
+  _globals['_APIUSAGE']._serialized_start=952
+  _globals['_APIUSAGE']._serialized_end=1059
+  _globals['_MONTHLYUSAGE']._serialized_start=1062
+  _globals['_MONTHLYUSAGE']._serialized_end=1328
+  _globals['_PRICEPLAN']._serialized_start=1330
+  _globals['_PRICEPLAN']._serialized_end=1445
+  _globals['_APIPRICE']._serialized_start=1448
+  _globals['_APIPRICE']._serialized_end=1691
+  _globals['_PERCALLPRICE']._serialized_start=1693
+  _globals['_PERCALLPRICE']._serialized_end=1727
+  _globals['_TIEREDPRICE']._serialized_start=1729
+  _globals['_TIEREDPRICE']._serialized_end=1783
+  _globals['_TIER']._serialized_start=1785
+  _globals['_TIER']._serialized_end=1826
+  _globals['_BILL']._serialized_start=1829
+  _globals['_BILL']._serialized_end=2140
+  _globals['_BILLLINE']._serialized_start=2143
+  _globals['_BILLLINE']._serialized_end=2386
+  _globals['_BILLLINEPART']._serialized_start=2388
+  _globals['_BILLLINEPART']._serialized_end=2440
+  _globals['_ACCOUNT']._serialized_start=2443
+  _globals['_ACCOUNT']._serialized_end=2698
+  _globals['_PRICEPLANASSIGNMENT']._serialized_start=2700
+  _globals['_PRICEPLANASSIGNMENT']._serialized_end=2764
+  _globals['_MONTHLYRUN']._serialized_start=2767
+  _globals['_MONTHLYRUN']._serialized_end=3184
+  _globals['_MONTHLYRUNFAILURE']._serialized_start=3186
+  _globals['_MONTHLYRUNFAILURE']._serialized_end=3257
 # @@protoc_insertion_point(module_scope)

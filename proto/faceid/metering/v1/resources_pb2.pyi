@@ -12,6 +12,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RejectedCallState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REJECTED_CALL_STATE_UNSPECIFIED: _ClassVar[RejectedCallState]
+    REJECTED_CALL_STATE_REJECTED: _ClassVar[RejectedCallState]
+    REJECTED_CALL_STATE_RECORDED: _ClassVar[RejectedCallState]
+
 class ServiceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SERVICE_STATE_UNSPECIFIED: _ClassVar[ServiceState]
@@ -30,6 +36,9 @@ class BillState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BILL_STATE_ISSUED: _ClassVar[BillState]
     BILL_STATE_PAID: _ClassVar[BillState]
     BILL_STATE_OVERDUE: _ClassVar[BillState]
+REJECTED_CALL_STATE_UNSPECIFIED: RejectedCallState
+REJECTED_CALL_STATE_REJECTED: RejectedCallState
+REJECTED_CALL_STATE_RECORDED: RejectedCallState
 SERVICE_STATE_UNSPECIFIED: ServiceState
 SERVICE_STATE_ACTIVE: ServiceState
 SERVICE_STATE_SUSPENDED: ServiceState
@@ -68,16 +77,22 @@ class RecordedCall(_message.Message):
     def __init__(self, call: _Optional[_Union[CallRecord, _Mapping]] = ..., billing_month: _Optional[str] = ..., occurred_on: _Optional[str] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RejectedCall(_message.Message):
-    __slots__ = ("call", "reason", "message", "rejected_at")
+    __slots__ = ("call", "reason", "message", "rejected_at", "state", "retried_at", "billing_month")
     CALL_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REJECTED_AT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RETRIED_AT_FIELD_NUMBER: _ClassVar[int]
+    BILLING_MONTH_FIELD_NUMBER: _ClassVar[int]
     call: CallRecord
     reason: str
     message: str
     rejected_at: _timestamp_pb2.Timestamp
-    def __init__(self, call: _Optional[_Union[CallRecord, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., rejected_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    state: RejectedCallState
+    retried_at: _timestamp_pb2.Timestamp
+    billing_month: str
+    def __init__(self, call: _Optional[_Union[CallRecord, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., rejected_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[RejectedCallState, str]] = ..., retried_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., billing_month: _Optional[str] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
     __slots__ = ("account_id", "state", "reason", "outstanding", "version", "age")
@@ -260,3 +275,45 @@ class PricePlanAssignment(_message.Message):
     price_plan_id: str
     from_month: str
     def __init__(self, price_plan_id: _Optional[str] = ..., from_month: _Optional[str] = ...) -> None: ...
+
+class MonthlyRun(_message.Message):
+    __slots__ = ("run_id", "run_on", "replica", "started_at", "finished_at", "months", "bills_issued", "issued", "bills_paid", "deducted", "accounts_suspended", "accounts_unrated", "failures", "failed")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ON_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    MONTHS_FIELD_NUMBER: _ClassVar[int]
+    BILLS_ISSUED_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_FIELD_NUMBER: _ClassVar[int]
+    BILLS_PAID_FIELD_NUMBER: _ClassVar[int]
+    DEDUCTED_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_UNRATED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    run_id: int
+    run_on: str
+    replica: str
+    started_at: _timestamp_pb2.Timestamp
+    finished_at: _timestamp_pb2.Timestamp
+    months: _containers.RepeatedScalarFieldContainer[str]
+    bills_issued: int
+    issued: _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]
+    bills_paid: int
+    deducted: _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]
+    accounts_suspended: int
+    accounts_unrated: int
+    failures: int
+    failed: _containers.RepeatedCompositeFieldContainer[MonthlyRunFailure]
+    def __init__(self, run_id: _Optional[int] = ..., run_on: _Optional[str] = ..., replica: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., months: _Optional[_Iterable[str]] = ..., bills_issued: _Optional[int] = ..., issued: _Optional[_Iterable[_Union[_money_pb2.Money, _Mapping]]] = ..., bills_paid: _Optional[int] = ..., deducted: _Optional[_Iterable[_Union[_money_pb2.Money, _Mapping]]] = ..., accounts_suspended: _Optional[int] = ..., accounts_unrated: _Optional[int] = ..., failures: _Optional[int] = ..., failed: _Optional[_Iterable[_Union[MonthlyRunFailure, _Mapping]]] = ...) -> None: ...
+
+class MonthlyRunFailure(_message.Message):
+    __slots__ = ("month", "account_id", "message")
+    MONTH_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    month: str
+    account_id: str
+    message: str
+    def __init__(self, month: _Optional[str] = ..., account_id: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...

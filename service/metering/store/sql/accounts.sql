@@ -65,13 +65,33 @@ FROM price_plans
 WHERE price_plan_id = ANY ($1::text[])
 ORDER BY price_plan_id, version DESC;
 
+-- billed_price_plans --
+-- The price plans, in their versions, by which calls of the given accounts and months ($1, $2: pairs) stand on bills
+-- before month $3; of several, the newest version.
+SELECT DISTINCT ON (line.account_id, line.occurred_month) line.account_id, line.occurred_month, plan.price_plan_id,
+    plan.version, plan.currency, plan.prices
+FROM unnest($1::text[], $2::date[]) AS pair (account_id, occurred_month)
+JOIN bill_lines AS line ON line.account_id = pair.account_id AND line.occurred_month = pair.occurred_month
+    AND line.month >= pair.occurred_month AND line.month < $3
+JOIN price_plans AS plan ON plan.price_plan_id = line.price_plan_id AND plan.version = line.price_plan_version
+ORDER BY line.account_id, line.occurred_month, plan.version DESC;
+
+-- list_price_plans --
+-- The newest versions of the price plans after plan $1, at most $2.
+SELECT DISTINCT ON (price_plan_id) price_plan_id, version, currency, prices
+FROM price_plans
+WHERE price_plan_id > $1
+ORDER BY price_plan_id, version DESC
+LIMIT $2;
+
 -- price_plan_version --
 -- One version of a price plan.
 SELECT price_plan_id, version, currency, prices FROM price_plans WHERE price_plan_id = $1 AND version = $2;
 
--- lock_price_plan --
--- Makes changes of price plan $1 wait for each other, until the transaction ends.
-SELECT pg_advisory_xact_lock(1149, hashtext($1));
+-- lock_prices --
+-- Makes changes of prices wait for each other, and for bills that are just being made by the present prices, until the
+-- transaction ends.
+SELECT pg_advisory_xact_lock(1149, 0);
 
 -- insert_price_plan --
 -- Stores a new version of a price plan.

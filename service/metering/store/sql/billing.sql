@@ -8,8 +8,9 @@ SELECT pg_advisory_xact_lock(1146, $1::integer);
 INSERT INTO months (month, closed_at) VALUES ($1, $2) ON CONFLICT (month) DO NOTHING RETURNING true AS sealed;
 
 -- lock_billing --
--- Makes those who bill month $1 (as the number 202611) wait for each other, until the transaction ends.
-SELECT pg_advisory_xact_lock(1148, $1::integer);
+-- Makes those who bill month $1 (as the number 202611) wait for each other, and changes of prices wait for them, until
+-- the transaction ends: see lock_prices.
+SELECT pg_advisory_xact_lock(1148, $1::integer), pg_advisory_xact_lock_shared(1149, 0);
 
 -- usage_of_accounts --
 -- The usage of the given accounts on the bill of month $2, by the month the calls occurred in.
@@ -64,9 +65,13 @@ FROM bill_lines
 WHERE account_id = $1 AND month = ANY ($2::date[])
 ORDER BY month, occurred_month, api;
 
--- billed_from --
--- Whether account $1 has a bill for month $2 or a later one.
-SELECT EXISTS (SELECT FROM bills WHERE account_id = $1 AND month >= $2) AS billed;
+-- billed_month --
+-- The first month whose calls of account $1 are billed, on whichever bill, of those in which an assignment from month $2
+-- on would hold: up to the account's next assignment.
+SELECT min(occurred_month) AS month
+FROM bill_lines
+WHERE account_id = $1 AND occurred_month >= $2 AND occurred_month < coalesce(
+    (SELECT min(from_month) FROM price_plan_assignments WHERE account_id = $1 AND from_month > $2), 'infinity');
 
 -- change_bill --
 -- Sets state and deducted amount of a bill of account $1, which is locked.
@@ -80,36 +85,6 @@ SELECT amount FROM ledger_entries WHERE account_id = $1 AND payment_id = $2;
 -- Appends an entry to the ledger of account $1, which is locked.
 INSERT INTO ledger_entries (account_id, entry_id, kind, amount, payment_id, bill_month, created_at)
 SELECT $1, coalesce(max(entry_id), 0) + 1, $2, $3, $4, $5, $6 FROM ledger_entries WHERE account_id = $1;
-
--- unpaid_bills_after --
--- Bills that are not paid yet and whose state may change, after (account $1, month $2), at most $3.
-SELECT account_id, month
-FROM bills
-WHERE state <> 'PAID' AND (account_id, month) > ($1::text, $2::date)
-ORDER BY account_id, month
-LIMIT $3;
-
--- months_to_close --
--- Months before $1 that have usage and are not closed, or are closed but lack a bill of an account with usage;
--- ascending. The latter are those of an interrupted close, and of accounts without a price.
-SELECT used.month
-FROM (SELECT DISTINCT account_id, billing_month AS month FROM usage WHERE billing_month < $1 AND billing_month >= $2) AS used
-LEFT JOIN bills ON bills.account_id = used.account_id AND bills.month = used.month
-WHERE bills.account_id IS NULL
-GROUP BY used.month
-ORDER BY used.month;
-
--- lock_monthly_run --
--- Takes the lock of the monthly run, if no other replica has it, until the transaction ends.
-SELECT pg_try_advisory_xact_lock(1147, 3) AS locked;
-
--- last_monthly_run --
--- The last day on which the monthly run did its work.
-SELECT max(run_on) AS run_on FROM monthly_runs;
-
--- finish_monthly_run --
--- Notes that the monthly run did the work of day $1 at $2.
-INSERT INTO monthly_runs (run_on, finished_at) VALUES ($1, $2) ON CONFLICT (run_on) DO NOTHING;
 
 -- install --
 -- Notes what this database is set up for, once.

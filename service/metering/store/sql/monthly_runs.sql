@@ -1,0 +1,68 @@
+-- lock_monthly_run --
+-- Takes the lock of the monthly run, if no other replica has it, until the transaction ends, in which nothing else
+-- happens: it may be idle for as long as a run can last.
+SELECT pg_try_advisory_xact_lock(1147, 3) AS locked, set_config('idle_in_transaction_session_timeout', '24h', true);
+
+-- last_monthly_runs --
+-- The last day whose run did all its work, and when the last run of day $1 ended that could not do all of it.
+SELECT
+    (SELECT max(run_on) FROM monthly_runs WHERE finished_at IS NOT NULL AND failures = 0) AS done_on,
+    (SELECT max(finished_at) FROM monthly_runs WHERE run_on = $1 AND failures > 0) AS failed_at;
+
+-- begin_monthly_run --
+-- Notes that replica $2 began the run of day $1 at $3; returns its number.
+INSERT INTO monthly_runs (run_on, replica, started_at) VALUES ($1, $2, $3) RETURNING run_id;
+
+-- note_monthly_run --
+-- Notes what run $1 has done so far; with $2, that it has ended.
+UPDATE monthly_runs
+SET finished_at = $2, months = $3, bills_issued = $4, issued = $5, bills_paid = $6, deducted = $7,
+    accounts_suspended = $8, accounts_unrated = $9, failures = $10, failed = $11
+WHERE run_id = $1;
+
+-- note_installation --
+-- Notes at $2 that there is no work left for the monthly run of day $1.
+INSERT INTO monthly_runs (run_on, started_at, finished_at) VALUES ($1, $2, $2);
+
+-- list_monthly_runs --
+-- Monthly runs before run $1, newest first, at most $2.
+SELECT run_id, run_on, replica, started_at, finished_at, months, bills_issued, issued, bills_paid, deducted,
+    accounts_suspended, accounts_unrated, failures, failed
+FROM monthly_runs
+WHERE run_id < $1
+ORDER BY run_id DESC
+LIMIT $2;
+
+-- months_to_close --
+-- Months before $1, ascending, that have usage and are open; and those among them from $2 on that are closed, but lack a
+-- bill of an account with usage: those of an interrupted close, and of accounts without a price.
+SELECT DISTINCT billing_month AS month
+FROM usage
+WHERE billing_month < $1 AND NOT EXISTS (SELECT FROM months WHERE months.month = usage.billing_month)
+UNION
+SELECT used.month
+FROM (
+    SELECT DISTINCT account_id, billing_month AS month FROM usage WHERE billing_month < $1 AND billing_month >= $2
+) AS used
+LEFT JOIN bills ON bills.account_id = used.account_id AND bills.month = used.month
+WHERE bills.account_id IS NULL
+ORDER BY month;
+
+-- unpaid_bills_after --
+-- Bills that are not paid yet and whose state may change, after (account $1, month $2), at most $3.
+SELECT account_id, month
+FROM bills
+WHERE state <> 'PAID' AND (account_id, month) > ($1::text, $2::date)
+ORDER BY account_id, month
+LIMIT $3;
+
+-- accounts_to_settle --
+-- The next $2 accounts after account $1, with their balances.
+SELECT account_id, currency, balance, state FROM accounts WHERE account_id > $1 ORDER BY account_id LIMIT $2;
+
+-- unpaid_bills_of_accounts --
+-- What the given accounts have not paid yet, oldest first.
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+FROM bills
+WHERE account_id = ANY ($1::text[]) AND state <> 'PAID'
+ORDER BY account_id, month;
