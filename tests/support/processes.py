@@ -105,10 +105,11 @@ class ServiceProcess(Stubs):
         return await asyncio.to_thread(request)
 
     async def until_ready(self) -> None:
-        """Return once it says that it is ready."""
+        """Return once it says that it is ready, and is connected to: gRPC waits some seconds after a refusal."""
         async with asyncio.timeout(START_S):
             while (await self.get("/readyz"))[0] != 200:
                 await asyncio.sleep(0.05)
+            await self.channel.channel_ready()
 
     async def terminate(self) -> int:
         """SIGTERM it, wait until it has stopped, and return its exit code."""
