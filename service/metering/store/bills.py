@@ -250,18 +250,19 @@ async def with_earlier_calls(
     carried = sorted(
         {(account_id, occurred_month) for account_id, occurred_month, *_ in counted if occurred_month < month}
     )
-    earlier: dict[tuple[object, ...], int] = {}
-    if carried:
-        rows = await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month)
-        earlier = {
-            (row["account_id"], row["occurred_month"], row["api"], row["result_code"]): row["calls"] for row in rows
-        }
-    return [
-        MonthUsage(
-            account_id, Month(occurred_month), api, code, calls, earlier.get((account_id, occurred_month, api, code), 0)
-        )
+    usage = {
+        (account_id, occurred_month, api, code): MonthUsage(account_id, Month(occurred_month), api, code, calls, 0)
         for account_id, occurred_month, api, code, calls in counted
-    ]
+    }
+    if carried:
+        on_this_bill = {(account_id, occurred_month, api) for account_id, occurred_month, api, _ in usage}
+        for row in await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month):
+            line = (row["account_id"], row["occurred_month"], row["api"])
+            # Earlier calls count towards the tiers whatever their result code is, be it one of no carried call.
+            if line in on_this_bill:
+                found = usage.get((*line, row["result_code"]), MonthUsage(*line, row["result_code"], 0, 0))
+                usage[*line, row["result_code"]] = found._replace(earlier_calls=row["calls"])
+    return list(usage.values())
 
 
 async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
