@@ -104,7 +104,7 @@ class AccountStore:
             row = await self._database.fetchrow("price_plan_version", price_plan_id, version)
         else:
             row = await self._database.fetchrow("newest_price_plans", [price_plan_id])
-        return None if row is None else _price_plan(row)
+        return None if row is None else read_price_plan(row)
 
     @retry_conflicts
     async def put_price_plan(self, plan: PricePlan, now: datetime) -> PricePlan:
@@ -118,7 +118,7 @@ class AccountStore:
         async with self._database.transaction() as connection:
             await connection.execute(sql["lock_price_plan"], plan.price_plan_id)
             row = await connection.fetchrow(sql["newest_price_plans"], [plan.price_plan_id])
-            newest = None if row is None else _price_plan(row)
+            newest = None if row is None else read_price_plan(row)
             if newest is not None:
                 if newest.currency != plan.currency:
                     msg = f"price_plan.currency: {plan.price_plan_id} is in {newest.currency}; choose another id"
@@ -150,7 +150,7 @@ class PlansOfAccounts:
         assignments = await connection.fetch(database.sql["price_plan_assignments"], account_ids)
         plans = sorted({row["price_plan_id"] for row in assignments})
         rows = await connection.fetch(database.sql["newest_price_plans"], plans)
-        return cls(assignments, [_price_plan(row) for row in rows])
+        return cls(assignments, [read_price_plan(row) for row in rows])
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
         """Return the plan that an account has in a month, None if it has none."""
@@ -181,7 +181,8 @@ def _assignment(row: "asyncpg.Record") -> PricePlanAssignment:
     return PricePlanAssignment(row["price_plan_id"], row["from_month"])
 
 
-def _price_plan(row: "asyncpg.Record") -> PricePlan:
+def read_price_plan(row: "asyncpg.Record") -> PricePlan:
+    """Make a price plan of a row of `price_plans`."""
     return PricePlan(row["price_plan_id"], row["version"], row["currency"], _prices(json.loads(row["prices"])))
 
 

@@ -279,7 +279,7 @@ async def _with_lines(
     lines: dict[Month, list[BillLine]] = {row["month"]: [] for row in rows}
     if rows:
         for row in await connection.fetch(database.sql["bill_lines"], account_id, list(lines)):
-            lines[row["month"]].append(_line(row))
+            lines[row["month"]].append(read_line(row))
     return [_bill(row, tuple(lines[row["month"]])) for row in rows]
 
 
@@ -296,7 +296,8 @@ def _bill_row(bill: Bill) -> tuple[object, ...]:
     return tuple(getattr(bill, column) for column in _BILL_COLUMNS)
 
 
-def _line(row: "asyncpg.Record") -> BillLine:
+def read_line(row: "asyncpg.Record") -> BillLine:
+    """Make a line of a row of `bill_lines`."""
     parts = tuple(BillLinePart(quantity, Decimal(price)) for quantity, price in json.loads(row["parts"]))
     return BillLine(
         row["api"],
