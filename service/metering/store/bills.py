@@ -257,7 +257,7 @@ async def with_earlier_calls(
     if carried:
         on_this_bill = {(account_id, occurred_month, api) for account_id, occurred_month, api, _ in usage}
         for row in await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month):
-            line = (row["account_id"], row["occurred_month"], row["api"])
+            line = (row["account_id"], Month(row["occurred_month"]), row["api"])
             # Earlier calls count towards the tiers whatever their result code is, be it one of no carried call.
             if line in on_this_bill:
                 found = usage.get((*line, row["result_code"]), MonthUsage(*line, row["result_code"], 0, 0))
