@@ -30,7 +30,18 @@ TAMPERING = {
         "UPDATE bill_lines SET exact_amount = exact_amount + 0.000000001",
         """UPDATE bill_lines SET parts = '[[1, "0.0125"]]'""",
     ],
+    "lines are what rating makes of the usage and the price plan": [
+        """UPDATE bill_lines SET parts = '[[200, "0.01"]]', exact_amount = 2, amount = 2""",
+        "UPDATE bill_lines SET api = 'CompareFace'",
+        "UPDATE bill_lines SET price_plan_version = 9",
+        """UPDATE price_plans SET prices = replace(prices::text, '0.0125', '0.0126')::jsonb""",
+        "UPDATE price_plan_assignments SET price_plan_id = 'other'",
+        "UPDATE usage_daily SET result_code = 'E.Uncharged' WHERE billing_month = '2026-10-01'",
+    ],
     "bills are the sum of their lines and of their deductions": [
+        "UPDATE bills SET currency = 'USD'",
+        "UPDATE bills SET due_date = '2027-11-03'",
+        "UPDATE bills SET deducted = deducted + 0.01 WHERE account_id = 'acme'",
         "UPDATE bills SET total = total + 1, state = 'ISSUED'",
         "UPDATE ledger_entries SET amount = amount - 1 WHERE kind = 'DEDUCTION'",
     ],
@@ -42,6 +53,8 @@ TAMPERING = {
     "accounts are suspended while a bill is overdue, and only then": [
         "UPDATE accounts SET state = 'ACTIVE' WHERE account_id = 'acme'",
         "UPDATE accounts SET state = 'SUSPENDED' WHERE account_id = 'zenith'",
+        "UPDATE bills SET state = 'ISSUED' WHERE account_id = 'acme'",
+        "UPDATE bills SET state = 'OVERDUE' WHERE account_id = 'zenith'",
     ],
 }
 
@@ -94,7 +107,7 @@ async def test_tampering_is_found(
     assert await db.execute(statement) not in {"UPDATE 0", "DELETE 0"}
     found = await run_audit(service.database_url)
     assert not found.clean
-    assert found.differences[assurance]
+    assert {difference.account_id for difference in found.differences[assurance]} & {"acme", "zenith", "nobody"}
 
 
 async def test_metering_audit_prints_what_differs_and_exits_with_3(

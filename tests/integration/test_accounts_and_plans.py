@@ -101,6 +101,21 @@ async def test_carried_calls_cost_what_they_would_have_cost_in_their_own_month(
     await assert_books_are_right(service.database_url)
 
 
+async def test_carried_calls_with_another_result_code_get_no_free_calls_a_second_time(
+    service: Service, clock: FakeClock
+) -> None:
+    await service.activate("acme")
+    await service.record_batch([service.call("acme", api="CompareFace", at=OCTOBER) for _ in range(990)])
+    await service.close_month("2026-10")
+    late = [service.call("acme", api="CompareFace", at=OCTOBER, result_code="E.NoFace") for _ in range(20)]
+    await service.record_batch(late)
+    assert amount((await service.usage("acme", "2026-11")).charges) == Decimal("0.20")
+    clock.time = datetime(2026, 12, 5, tzinfo=UTC)
+    await service.close_month("2026-11")
+    (line,) = (await service.bill("acme", "2026-11")).lines
+    assert [(part.quantity, part.unit_price) for part in line.parts] == [(10, "0.02"), (10, "0.000000001")]
+
+
 async def test_an_account_whose_calls_have_no_price_is_sealed_reported_and_billed_once_it_has_one(
     service: Service,
 ) -> None:

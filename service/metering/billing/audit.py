@@ -1,11 +1,14 @@
 """The audit: recomputes the books from the raw calls and the ledger, and says what differs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from metering.billing.currencies import MINOR_UNITS
+from metering.billing.months import format_month
+from metering.billing.rating import rate
+from metering.model import AccountId, BillLine, Month, MonthUsage, PricePlan
 
 CHECKS = {
     "audit_usage": "usage is the number of raw calls",
@@ -18,6 +21,8 @@ CHECKS = {
     "audit_states": "accounts are suspended while a bill is overdue, and only then",
 }
 """The queries that find differences, and what each makes sure of."""
+RATING = "lines are what rating makes of the usage and the price plan"
+"""What the check that is no query makes sure of."""
 
 
 class Difference(Protocol):
@@ -36,11 +41,46 @@ class Difference(Protocol):
         """How it should be."""
 
 
+class RatedLine(Protocol):
+    """A bill line, and what it was rated from."""
+
+    @property
+    def account_id(self) -> AccountId:
+        """Whose."""
+
+    @property
+    def month(self) -> Month:
+        """Of which month's bill."""
+
+    @property
+    def line(self) -> BillLine:
+        """As it stands on the bill."""
+
+    @property
+    def usage(self) -> Sequence[MonthUsage]:
+        """What is counted for it now."""
+
+    @property
+    def plan(self) -> PricePlan | None:
+        """The plan it names; None if there is none, or the account has another one in the month of the calls."""
+
+
+class WrongLine(NamedTuple):
+    """A bill line that rating would not have made."""
+
+    account_id: AccountId
+    found: str
+    expected: str
+
+
 class Reader(Protocol):
     """The books as they were at one moment."""
 
     async def differences(self, check: str, minor_units: Mapping[str, int]) -> Sequence[Difference]:
         """Return what one check finds."""
+
+    def rated_lines(self) -> AsyncIterator[RatedLine]:
+        """Return every bill line."""
 
     async def totals(self) -> Mapping[str, int]:
         """Return how many calls are recorded, and where they are."""
@@ -86,4 +126,26 @@ async def audit(books: Books, progress: Callable[[str], None] | None = None) -> 
             if progress:
                 progress(assurance)
             differences[assurance] = await reader.differences(check, MINOR_UNITS)
+        if progress:
+            progress(RATING)
+        differences[RATING] = [wrong async for rated in reader.rated_lines() if (wrong := check_rating(rated))]
         return Audit(differences, await reader.totals())
+
+
+def check_rating(rated: RatedLine) -> WrongLine | None:
+    """Rate a line once more, with the code that bills are made with; return how it differs, None if it does not."""
+    lines, _ = rate(rated.usage, lambda _: rated.plan)
+    if lines == (rated.line,):
+        return None
+    name = f"{rated.line.api} of {format_month(rated.line.occurred_month)} on the bill of {format_month(rated.month)}"
+    return WrongLine(
+        rated.account_id,
+        f"{name}: {describe(rated.line)}",
+        "; ".join(map(describe, lines)) or "no line: no usage, or not a price plan of the account",
+    )
+
+
+def describe(line: BillLine) -> str:
+    """Return how a line came about."""
+    parts = " + ".join(f"{part.quantity} at {part.unit_price:f}" for part in line.parts) or "nothing charged"
+    return f"{parts} by {line.price_plan_id} version {line.price_plan_version}, {line.amount:f}"

@@ -108,13 +108,13 @@ class AccountStore:
             row = await self._database.fetchrow("price_plan_version", price_plan_id, version)
         else:
             row = await self._database.fetchrow("newest_price_plans", [price_plan_id])
-        return None if row is None else _price_plan(row)
+        return None if row is None else read_price_plan(row)
 
     async def list_price_plans(self, page_size: int, page_token: str) -> Page[PricePlan]:
         """Return the newest versions of price plans, sorted; raises MeteringError (INVALID_FIELD) for a bad token."""
         (after,) = decode_page_token(page_token, (text_from_token,)) or ("",)
         rows = await self._database.fetch("list_price_plans", after, page_size + 1)
-        plans = tuple(_price_plan(row) for row in rows[:page_size])
+        plans = tuple(read_price_plan(row) for row in rows[:page_size])
         return Page(plans, encode_page_token(plans[-1].price_plan_id) if len(rows) > page_size else "")
 
     @retry_conflicts
@@ -129,7 +129,7 @@ class AccountStore:
         async with self._database.transaction() as connection:
             await connection.execute(sql["lock_prices"])
             row = await connection.fetchrow(sql["newest_price_plans"], [plan.price_plan_id])
-            newest = None if row is None else _price_plan(row)
+            newest = None if row is None else read_price_plan(row)
             if newest is not None:
                 if newest.currency != plan.currency:
                     msg = f"price_plan.currency: {plan.price_plan_id} is in {newest.currency}; choose another id"
@@ -183,10 +183,10 @@ class PlansOfAccounts:
         if carried:
             pairs = zip(*sorted(carried), strict=True)
             for row in await connection.fetch(database.sql["billed_price_plans"], *pairs, month):
-                plan, key = _price_plan(row), (row["account_id"], row["occurred_month"])
+                plan, key = read_price_plan(row), (row["account_id"], row["occurred_month"])
                 if all(plan.price_of(api) for api in carried[key]):
                     billed[key] = plan
-        return cls(assignments, [_price_plan(row) for row in rows], billed)
+        return cls(assignments, [read_price_plan(row) for row in rows], billed)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
         """Return the plan that an account has in a month, None if it has none."""
@@ -219,7 +219,8 @@ def _assignment(row: "asyncpg.Record") -> PricePlanAssignment:
     return PricePlanAssignment(row["price_plan_id"], row["from_month"])
 
 
-def _price_plan(row: "asyncpg.Record") -> PricePlan:
+def read_price_plan(row: "asyncpg.Record") -> PricePlan:
+    """Make a price plan of a row of `price_plans`."""
     return PricePlan(row["price_plan_id"], row["version"], row["currency"], _prices(json.loads(row["prices"])))
 
 

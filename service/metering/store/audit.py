@@ -4,10 +4,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from metering.model import AccountId, BillLine, Month, MonthUsage, PricePlan
+from metering.store.accounts import read_price_plan
+from metering.store.bills import read_line
 from metering.store.database import Database
 
 if TYPE_CHECKING:
     from metering.store.database import Connection
+
+_LINES_PER_READ = 1000
 
 
 class Difference(NamedTuple):
@@ -16,6 +21,17 @@ class Difference(NamedTuple):
     account_id: str
     found: str
     expected: str
+
+
+class RatedLine(NamedTuple):
+    """A bill line, and what it was rated from."""
+
+    account_id: AccountId
+    month: Month
+    line: BillLine
+    usage: list[MonthUsage]
+    plan: PricePlan | None
+    """The plan it names; None if there is none, or the account has another one in the month of the calls."""
 
 
 class AuditReader:
@@ -32,6 +48,18 @@ class AuditReader:
             arguments = (list(minor_units.values()), list(minor_units))
         rows = await self._connection.fetch(self._sql[check], *arguments, timeout=None)
         return [Difference(*row) for row in rows]
+
+    async def rated_lines(self) -> AsyncIterator[RatedLine]:
+        """Return every bill line, a few at a time, so that memory stays flat."""
+        async for row in self._connection.cursor(
+            self._sql["audit_rated_lines"], prefetch=_LINES_PER_READ, timeout=None
+        ):
+            codes = zip(
+                row["result_codes"] or (), row["calls_by_code"] or (), row["earlier_by_code"] or (), strict=True
+            )
+            usage = [MonthUsage(row["account_id"], row["occurred_month"], row["api"], *counts) for counts in codes]
+            plan = None if row["prices"] is None else read_price_plan(row)
+            yield RatedLine(row["account_id"], row["month"], read_line(row), usage, plan)
 
     async def totals(self) -> dict[str, int]:
         """Return how many calls are recorded, and where they are: billed, carried, open, unrated."""

@@ -223,18 +223,19 @@ async def with_earlier_calls(
     carried = sorted(
         {(account_id, occurred_month) for account_id, occurred_month, *_ in counted if occurred_month < month}
     )
-    earlier: dict[tuple[object, ...], int] = {}
-    if carried:
-        rows = await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month)
-        earlier = {
-            (row["account_id"], row["occurred_month"], row["api"], row["result_code"]): row["calls"] for row in rows
-        }
-    return [
-        MonthUsage(
-            account_id, Month(occurred_month), api, code, calls, earlier.get((account_id, occurred_month, api, code), 0)
-        )
+    usage = {
+        (account_id, occurred_month, api, code): MonthUsage(account_id, Month(occurred_month), api, code, calls, 0)
         for account_id, occurred_month, api, code, calls in counted
-    ]
+    }
+    if carried:
+        on_this_bill = {(account_id, occurred_month, api) for account_id, occurred_month, api, _ in usage}
+        for row in await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month):
+            line = (row["account_id"], Month(row["occurred_month"]), row["api"])
+            # Earlier calls count towards the tiers whatever their result code is, be it one of no carried call.
+            if line in on_this_bill:
+                found = usage.get((*line, row["result_code"]), MonthUsage(*line, row["result_code"], 0, 0))
+                usage[*line, row["result_code"]] = found._replace(earlier_calls=row["calls"])
+    return list(usage.values())
 
 
 async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
@@ -251,7 +252,7 @@ async def _with_lines(
     lines: dict[Month, list[BillLine]] = {row["month"]: [] for row in rows}
     if rows:
         for row in await connection.fetch(database.sql["bill_lines"], account_id, list(lines)):
-            lines[row["month"]].append(_line(row))
+            lines[row["month"]].append(read_line(row))
     return [bill_of_row(row, tuple(lines[row["month"]])) for row in rows]
 
 
@@ -269,7 +270,8 @@ def _bill_row(bill: Bill) -> tuple[object, ...]:
     return tuple(getattr(bill, column) for column in _BILL_COLUMNS)
 
 
-def _line(row: "asyncpg.Record") -> BillLine:
+def read_line(row: "asyncpg.Record") -> BillLine:
+    """Make a line of a row of `bill_lines`."""
     parts = tuple(BillLinePart(quantity, Decimal(price)) for quantity, price in json.loads(row["parts"]))
     return BillLine(
         row["api"],

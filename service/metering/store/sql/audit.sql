@@ -78,12 +78,48 @@ WHERE (parts.quantity, parts.amount, round(parts.amount, currency.minor_unit))
     IS DISTINCT FROM (line.charged_calls::numeric, line.exact_amount, line.amount)
 ORDER BY line.account_id;
 
+-- audit_rated_lines --
+-- Every bill line with the usage that it was rated from (by result code: calls on this bill, calls on earlier ones) and
+-- the price plan it names, if that is the one which the account has in the month of the calls.
+SELECT line.account_id, line.month, line.occurred_month, line.api, line.calls, line.charged_calls, line.parts,
+    line.exact_amount, line.amount, line.price_plan_id, line.price_plan_version,
+    plan.version, plan.currency, plan.prices, counted.result_codes, counted.calls_by_code, counted.earlier_by_code
+FROM bill_lines AS line
+LEFT JOIN price_plans AS plan ON plan.price_plan_id = line.price_plan_id AND plan.version = line.price_plan_version
+    AND line.price_plan_id = (
+        SELECT assigned.price_plan_id
+        FROM price_plan_assignments AS assigned
+        WHERE assigned.account_id = line.account_id AND assigned.from_month <= line.occurred_month
+        ORDER BY assigned.from_month DESC
+        LIMIT 1
+    )
+LEFT JOIN (
+    SELECT account_id, month, occurred_month, api, array_agg(result_code) AS result_codes,
+        array_agg(calls) AS calls_by_code, array_agg(earlier) AS earlier_by_code
+    FROM (
+        SELECT line.account_id, line.month, line.occurred_month, line.api, usage.result_code,
+            coalesce(sum(usage.calls) FILTER (WHERE usage.billing_month = line.month), 0)::bigint AS calls,
+            coalesce(sum(usage.calls) FILTER (WHERE usage.billing_month < line.month), 0)::bigint AS earlier
+        FROM bill_lines AS line
+        JOIN usage ON usage.account_id = line.account_id AND usage.api = line.api
+            AND usage.billing_month <= line.month
+            AND date_trunc('month', usage.occurred_on)::date = line.occurred_month
+        GROUP BY line.account_id, line.month, line.occurred_month, line.api, usage.result_code
+    ) AS by_code
+    GROUP BY account_id, month, occurred_month, api
+) AS counted USING (account_id, month, occurred_month, api)
+ORDER BY line.account_id, line.month;
+
 -- audit_bills --
--- Bills against their lines and the deductions made for them.
+-- Bills against their lines and the deductions made for them, their account's currency and the day they are due.
 SELECT bills.account_id,
-    format('bill of %s: total %s, deducted %s', to_char(bills.month, 'YYYY-MM'), bills.total, bills.deducted) AS found,
-    format('lines %s, deductions %s', coalesce(line.amount, 0), coalesce(deduction.amount, 0)) AS expected
+    format('bill of %s: total %s %s, deducted %s, due %s', to_char(bills.month, 'YYYY-MM'), bills.total, bills.currency,
+        bills.deducted, bills.due_date) AS found,
+    format('lines %s %s, deductions %s, due %s', coalesce(line.amount, 0), accounts.currency,
+        coalesce(deduction.amount, 0), due.day) AS expected
 FROM bills
+JOIN accounts ON accounts.account_id = bills.account_id
+CROSS JOIN LATERAL (SELECT (bills.month + interval '1 month 2 days')::date AS day) AS due
 LEFT JOIN (
     SELECT account_id, month, sum(amount) AS amount FROM bill_lines GROUP BY account_id, month
 ) AS line ON line.account_id = bills.account_id AND line.month = bills.month
@@ -93,7 +129,8 @@ LEFT JOIN (
     WHERE kind = 'DEDUCTION'
     GROUP BY account_id, bill_month
 ) AS deduction ON deduction.account_id = bills.account_id AND deduction.bill_month = bills.month
-WHERE (bills.total, bills.deducted) IS DISTINCT FROM (coalesce(line.amount, 0), coalesce(deduction.amount, 0))
+WHERE (bills.total, bills.deducted, bills.currency, bills.due_date)
+    IS DISTINCT FROM (coalesce(line.amount, 0), coalesce(deduction.amount, 0), accounts.currency, due.day)
 ORDER BY bills.account_id;
 
 -- audit_balances --
