@@ -83,7 +83,7 @@ class RunBooks:
     done_meanwhile: date | None = None
     """The day whose run another replica ends while this one waits for its turn."""
     steps_left: int | None = None
-    """After so many more steps the database goes away; None: never."""
+    """After so many more steps the database is away, until this is set again; None: never."""
     defects: dict[AccountId | Month, Exception] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
 
@@ -96,7 +96,6 @@ class RunBooks:
         if self.steps_left is not None:
             self.steps_left -= 1
             if self.steps_left < 0:
-                self.steps_left = None
                 raise DatabaseUnavailableError("away")
 
     @asynccontextmanager

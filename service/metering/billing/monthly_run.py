@@ -17,7 +17,7 @@ from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
 from metering.billing.months import DUE_DAY, BillingCalendar, format_month, month_of
 from metering.clock import Clock
-from metering.errors import DatabaseUnavailableError, MeteringError, Reason
+from metering.errors import MeteringError, Reason
 from metering.model import AccountId, BillState, Money, Month, MonthlyRunRecord, RunFailure
 
 BILLS_PER_READ = 1_000
@@ -157,14 +157,11 @@ class MonthlyRun:
 
     async def _close(self, run: MonthlyRunRecord, month: Month) -> None:
         bills_before, totals_before = await self._bills.month_bills(month)
+        newly_closed = False
         try:
             closed = await self._closer.close(month)
-        except DatabaseUnavailableError:
-            raise
-        except Exception as error:
-            log.exception("monthly run %d: %s could not be closed", run.run_id, format_month(month))
-            _note_failure(run, RunFailure(month, AccountId(""), _text(error)))
-            newly_closed = False
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other months can be closed
+            await self._note_failure(run, RunFailure(month, AccountId(""), _text(error)), error)
         else:
             run.accounts_unrated += len(closed.unrated_accounts)
             newly_closed = not closed.already_closed
@@ -190,26 +187,29 @@ class MonthlyRun:
                 for _ in range(ACCOUNTS_AT_A_TIME):
                     tasks.create_task(deduct_next_accounts())
         except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # the database is away: `_deduct` lets nothing else out
+            raise group.exceptions[0] from group  # the database is away; nothing else gets out of `_deduct`
 
     async def _deduct(self, run: MonthlyRunRecord, account_id: AccountId, month: Month) -> None:
         """Deduct one bill. What goes wrong with one account does not hold up the others."""
         try:
             deduction = await self._collector.deduct(account_id, month)
-        except DatabaseUnavailableError:
-            raise
-        except Exception as error:
-            log.exception(
-                "monthly run %d: the bill of %s for %s could not be deducted",
-                run.run_id,
-                account_id,
-                format_month(month),
-            )
-            _note_failure(run, RunFailure(month, account_id, _text(error)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other bills can be deducted
+            await self._note_failure(run, RunFailure(month, account_id, _text(error)), error)
             return
         run.bills_paid += deduction.bill.state is BillState.PAID
         run.accounts_suspended += deduction.suspended
         _add(run.deducted, [deduction.deducted])
+
+    async def _note_failure(self, run: MonthlyRunRecord, failure: RunFailure, error: Exception) -> None:
+        """Note what could not be done; raises DatabaseUnavailableError if the reason is that nothing can be done."""
+        run.failures += 1
+        if len(run.failed) < FAILURES_TOLD_MAX:
+            run.failed.append(failure)
+        await self._book.note(run)
+        what = (
+            f"the bill of {failure.account_id} could not be deducted" if failure.account_id else "could not be closed"
+        )
+        log.error("monthly run %d: %s: %s", run.run_id, format_month(failure.month), what, exc_info=error)
 
 
 async def months_to_close(book: RunBook, today: date) -> list[Month]:
@@ -223,12 +223,6 @@ def _add(sums: dict[str, Decimal], amounts: Iterable[Money]) -> None:
         sums[money.currency] = total
         if not total:
             del sums[money.currency]
-
-
-def _note_failure(run: MonthlyRunRecord, failure: RunFailure) -> None:
-    run.failures += 1
-    if len(run.failed) < FAILURES_TOLD_MAX:
-        run.failed.append(failure)
 
 
 def _text(error: Exception) -> str:
