@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import money_pb2
 
 from faceid.metering.v1 import resources_pb2 as pb
-from faceid.metering.v1.metering_service_pb2 import RecordCallRequest
+from faceid.metering.v1.metering_service_pb2 import BatchRecordCallsRequest, RecordCallRequest
 from metering.billing.months import format_month
 from metering.errors import invalid_field
 from metering.model import (
@@ -28,7 +29,8 @@ from metering.model import (
     ServiceStatus,
     Tier,
 )
-from metering.recording.validation import CallFields, check_name
+from metering.recording.senders import NUMBERS_MAX, SenderNews
+from metering.recording.validation import CallFields, check_name, check_uuid
 
 _NANOS = Decimal(1_000_000_000)
 _DECIMAL = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
@@ -66,16 +68,34 @@ def from_money(message: money_pb2.Money, field: str) -> Money:
 
 def service_status(status: ServiceStatus, age_s: float) -> pb.ServiceStatus:
     """Return a message for a status that may be `age_s` seconds old."""
-    # A server that never heard the feed says so with the longest age there is room for, about a year.
-    age_nanos = int(min(max(age_s, 0.0), 31_536_000.0) * 1e9)
     return pb.ServiceStatus(
         account_id=status.account_id,
         state=f"SERVICE_STATE_{status.state}",
         reason=status.reason,
         outstanding=money(status.outstanding.amount, status.outstanding.currency),
         version=status.version,
-        age=Duration(seconds=age_nanos // 1_000_000_000, nanos=age_nanos % 1_000_000_000),
+        age=duration(age_s),
     )
+
+
+def duration(age_s: float) -> Duration:
+    """Return a message for an age."""
+    # A server that never heard the feed says so with the longest age there is room for, about a year.
+    age_nanos = int(min(max(age_s, 0.0), 31_536_000.0) * 1e9)
+    return Duration(seconds=age_nanos // 1_000_000_000, nanos=age_nanos % 1_000_000_000)
+
+
+def sender_news(request: BatchRecordCallsRequest) -> SenderNews | None:
+    """Return what a sender says of itself; raises MeteringError (INVALID_FIELD) if it is malformed."""
+    if not request.HasField("sender"):
+        return None
+    sender, calls = request.sender, len(request.calls)
+    sender_id = UUID(check_uuid(sender.sender_id, "sender.sender_id"))
+    if calls and not 1 <= sender.first_number <= NUMBERS_MAX - calls:
+        raise invalid_field("sender.first_number", "out of range; number the calls from 1 on")
+    if not 0 <= sender.numbers <= NUMBERS_MAX:
+        raise invalid_field("sender.numbers", "out of range; send how many calls were taken so far")
+    return SenderNews(sender_id, sender.first_number, calls, sender.numbers, sender.closing)
 
 
 def recorded_call(recorded: RecordedCall) -> pb.RecordedCall:

@@ -14,6 +14,7 @@ from metering.billing.usage import UsageBook, monthly_usage
 from metering.errors import Reason, account_not_found, invalid_field
 from metering.model import AccountId, Month, RecordedCall, ServiceStatus
 from metering.recording.recorder import Recorder
+from metering.recording.senders import Senders
 from metering.recording.validation import check_name
 from metering.rpc import convert
 
@@ -50,6 +51,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         collector: Collector,
         statuses: Statuses,
         feed: StatusFeed,
+        senders: Senders,
     ) -> None:
         self._recorder = recorder
         self._usage = usage
@@ -58,6 +60,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         self._collector = collector
         self._statuses = statuses
         self._feed = feed
+        self._senders = senders
         self._month_texts: dict[Month, str] = {}
 
     async def RecordCall(self, request: pb.RecordCallRequest, context: Context) -> pb.RecordCallResponse:  # noqa: N802
@@ -81,7 +84,10 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         if len(calls) > RECORDS_MAX:
             message = f"{len(calls)} records; send at most {RECORDS_MAX} at a time"
             raise invalid_field("calls", message, Reason.TOO_MANY_RECORDS)
+        news = convert.sender_news(request)
         recorded = await self._recorder.record_batch(map(convert.call_fields, calls), wait_s(context))
+        if news is not None:
+            self._senders.note(news)
         return pb.BatchRecordCallsResponse(
             accepted=recorded.accepted,
             duplicates=recorded.duplicates,
@@ -146,9 +152,12 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             AccountId(check_name(account_id, f"account_ids[{index}]"))
             for index, account_id in enumerate(request.account_ids)
         ]
-        async for statuses in self._feed.watch(account_ids):
+        watch = self._feed.watch(account_ids, changes_only=request.changes_only, heartbeats=request.heartbeats)
+        async for statuses in watch:
             for message in self._status_messages(statuses):
                 yield pb.WatchServiceStatusResponse(service_status=message)
+            if request.heartbeats and not statuses:
+                yield pb.WatchServiceStatusResponse(heartbeat_age=convert.duration(self._feed.age_s))
 
     async def ListCalls(  # noqa: N802
         self, request: pb.ListCallsRequest, context: Context
