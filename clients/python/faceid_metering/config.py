@@ -138,9 +138,6 @@ class ClientConfig:
     on_dropped: Callable[[int, str], None] = _ignore_drop
     """Called with a number of calls that were lost, and why: `full`, `oldest`, `closed`. From any thread."""
 
-    tracing: bool = False
-    """Whether each batch is an OpenTelemetry span, for which `opentelemetry-api` must be installed."""
-
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from uuid import uuid4
 
 from faceid.metering.v1.metering_service_pb2 import BatchRecordCallsRequest, BatchRecordCallsResponse, Sender
@@ -38,14 +37,12 @@ class Delivery:
         connections: Sequence[Connection],
         stats: ClientStats,
         learn: Callable[[ServiceStatus], None],
-        span: Callable[[int], AbstractContextManager[object]],
     ) -> None:
-        """Start nothing yet. `learn` hears of accounts that may not call; `span` is around each request."""
+        """Start nothing yet. `learn` hears of accounts that may not call."""
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._stats = stats
         self._learn = learn
-        self._span = span
         self._sender_id = str(uuid4())
         self._methods = [
             connection.channel.unary_unary(_METHOD, response_deserializer=BatchRecordCallsResponse.FromString)
@@ -149,13 +146,13 @@ class Delivery:
             finally:
                 if not sent:
                     self._spool.failed()
-            await self._spool.delivered(batch)
+            if sent:
+                await self._spool.delivered(batch)
 
     async def _send(self, batch: Batch) -> bool:
         """Send a batch once; returns whether it was answered."""
         try:
-            with self._span(batch.calls):
-                response = await self._request(batch, self._config.attempt_timeout_s)
+            response = await self._request(batch, self._config.attempt_timeout_s)
         except MeteringError as error:
             self._stats.failed_batches[error.reason or error.code.name] += 1
             self._health.failed(error)
@@ -268,7 +265,9 @@ class Delivery:
         last = self.outbox.numbers
         try:
             async with asyncio.timeout(timeout_s):
-                while self.outbox.numbered < last and self.outbox.waiting_calls or min(self._under_way, default=last + 1) <= last:
+                while (self.outbox.numbered < last and self.outbox.waiting_calls) or min(
+                    self._under_way, default=last + 1
+                ) <= last:
                     self._settled.clear()
                     await self._settled.wait()
         except TimeoutError:
