@@ -16,9 +16,7 @@ async def count(service: Service) -> int:
     return usage.total_calls
 
 
-async def test_calls_recorded_in_an_outage_are_delivered_by_the_next_client(
-    database_url: str, tmp_path: Path
-) -> None:
+async def test_calls_recorded_in_an_outage_are_delivered_by_the_next_client(database_url: str, tmp_path: Path) -> None:
     clock = FakeClock(datetime.now(UTC))
     config = ClientConfig(spool_dir=tmp_path, close_timeout_s=0.5)
     async with Service(database_url, clock) as service:

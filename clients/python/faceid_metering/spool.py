@@ -71,23 +71,21 @@ class SpoolFile:
         self.calls += sum(batch.calls for batch in batches)
         return True
 
-    def drop_oldest(self, size: int) -> int:
-        """Make room for so many bytes; returns how many calls were dropped."""
-        ids, dropped, freed = [], 0, 0
-        for chunk in self._read(0):
-            if self.bytes - freed + size <= self._bytes_max:
+    def drop_oldest(self, batch: Batch) -> int:
+        """Make room for a batch; returns how many calls were dropped."""
+        ids, freed = [], 0
+        for chunk in _batches(self._db, 0):
+            if self.bytes - freed + _size(batch) <= self._bytes_max:
                 break
             ids.append(chunk.chunk_ids[0])
-            dropped += chunk.calls
             freed += _size(chunk)
-        self._delete(ids, dropped, freed)
-        return dropped
+        return self._delete(ids)
 
     def next_batch(self, after_id: int, calls_max: int) -> Batch | None:
         """Return the chunks after one, as many as make a batch together."""
         chunks: list[Batch] = []
         calls = 0
-        for chunk in self._read(after_id):
+        for chunk in _batches(self._db, after_id):
             if chunks and (
                 calls + chunk.calls > calls_max
                 or chunk.sender_id != chunks[0].sender_id
@@ -105,8 +103,7 @@ class SpoolFile:
 
     def delete(self, batch: Batch) -> None:
         """Remove a batch that was delivered. When nothing is left, the disk is given back."""
-        overhead = _CHUNK_OVERHEAD_BYTES * len(batch.chunk_ids)
-        self._delete(batch.chunk_ids, batch.calls, len(batch.body) + overhead)
+        self._delete(batch.chunk_ids)
         if not self.calls and self._db.execute("PRAGMA page_count").fetchone()[0] > _SHRINK_PAGES:
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -157,14 +154,18 @@ class SpoolFile:
         finally:
             orphan.close()
 
-    def _read(self, after_id: int) -> Iterator[Batch]:
-        return _batches(self._db, after_id)
-
-    def _delete(self, ids: Iterable[int], calls: int, size: int) -> None:
+    def _delete(self, ids: Iterable[int]) -> int:
+        """Remove chunks that are there still: a bound may have been faster. Returns how many calls were in them."""
+        deleted = 0
         with self._db:
-            self._db.executemany("DELETE FROM chunks WHERE id = ?", [(each,) for each in ids])
-        self.calls -= calls
-        self.bytes -= size
+            for chunk_id in ids:
+                row = self._db.execute("SELECT calls, length(body) FROM chunks WHERE id = ?", (chunk_id,)).fetchone()
+                if row is not None:
+                    self._db.execute("DELETE FROM chunks WHERE id = ?", (chunk_id,))
+                    deleted += row[0]
+                    self.bytes -= row[1] + _CHUNK_OVERHEAD_BYTES
+        self.calls -= deleted
+        return deleted
 
 
 def _open(path: Path, *, fsync: bool, create: bool) -> sqlite3.Connection:

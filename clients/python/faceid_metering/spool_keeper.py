@@ -92,7 +92,7 @@ class Spool:
             return True
         if self._config.spool_full is not SpoolFull.DROP_OLDEST:
             return False
-        dropped = file.drop_oldest(len(batch.body))
+        dropped = file.drop_oldest(batch)
         if dropped:
             report_drop(self._config, self._stats, dropped, "oldest")
         return file.put([batch])

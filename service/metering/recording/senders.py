@@ -78,7 +78,9 @@ class Senders:
             # Sorted, so that replicas that write the same senders at once do not deadlock.
             await self._book.note(
                 [
-                    SenderState(sender_id, tuple((low, high) for low, high in each.ranges), each.numbers, now, each.closing)
+                    SenderState(
+                        sender_id, tuple((low, high) for low, high in each.ranges), each.numbers, now, each.closing
+                    )
                     for sender_id, each in sorted(taken.items())
                 ]
             )
