@@ -34,5 +34,5 @@ def test_joined_calls_are_one_batch() -> None:
 
 @pytest.mark.parametrize(("account_id", "api", "call_id"), [("", "a", None), ("a", "ü", None), ("a", "a", "no uuid")])
 def test_a_malformed_argument_is_a_value_error(account_id: str, api: str, call_id: str | None) -> None:
-    with pytest.raises(ValueError, match="malformed|no UUID"):
+    with pytest.raises(ValueError, match=r"malformed|no UUID"):
         CallEncoder(Runtime()).encode(account_id, api, call_id, None, "")

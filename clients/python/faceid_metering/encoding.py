@@ -1,7 +1,7 @@
 """A recorded call as bytes: encoded once, when it is recorded, and neither decoded nor copied on its way."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -65,12 +65,14 @@ class CallEncoder:
         return head
 
     def _time(self, occurred_at: datetime | None) -> bytes:
-        timestamp = Timestamp()
         if occurred_at is None:
-            occurred_at = datetime.fromtimestamp(self._time_s(), UTC)
+            micros = int(self._time_s() * 1_000_000)
+            timestamp = Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
         elif occurred_at.utcoffset() is None:
             raise ValueError(f"occurred_at has no time zone: {occurred_at.isoformat()}")
-        timestamp.FromDatetime(occurred_at)
+        else:
+            timestamp = Timestamp()
+            timestamp.FromDatetime(occurred_at)
         encoded = timestamp.SerializeToString()
         return _OCCURRED_AT + bytes([len(encoded)]) + encoded
 
