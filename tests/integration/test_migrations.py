@@ -28,8 +28,8 @@ async def empty_url(server_url: str) -> AsyncIterator[str]:
 
 
 async def test_an_empty_database_is_migrated_and_a_migrated_one_is_left_alone(empty_url: str) -> None:
-    assert await migrate(empty_url) == (None, "0001")
-    assert await migrate(empty_url) == ("0001", "0001")
+    assert await migrate(empty_url) == (None, "0005")
+    assert await migrate(empty_url) == ("0005", "0005")
 
 
 async def test_replicas_that_start_together_migrate_once(empty_url: str) -> None:
@@ -37,7 +37,7 @@ async def test_replicas_that_start_together_migrate_once(empty_url: str) -> None
     processes = [await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE) for _ in range(4)]
     said = [(await process.communicate())[0].decode() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    assert all("(schema 0001)" in text for text in said)
+    assert all("(schema 0005)" in text for text in said)
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
@@ -49,7 +49,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> N
     await connection.close()
     assert [row["tablename"] for row in tables] == ["ledger_entries"]
     await execute(empty_url, "DROP TABLE ledger_entries")
-    assert (await migrate(empty_url))[1] == "0001"
+    assert (await migrate(empty_url))[1] == "0005"
 
 
 async def test_a_database_that_cannot_be_reached_is_named_plainly() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from faceid.metering.v1.metering_service_pb2 import BatchRecordCallsRequest, BatchRecordCallsResponse, Sender
@@ -17,6 +18,9 @@ from faceid_metering.runtime import Runtime
 from faceid_metering.spool import Batch
 from faceid_metering.spool_keeper import Spool
 from faceid_metering.stats import ClientStats
+
+if TYPE_CHECKING:
+    from grpc import aio
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class Delivery:
         self._stats = stats
         self._learn = learn
         self._sender_id = str(uuid4())
-        self._methods = [
+        self._methods: list[aio.UnaryUnaryMultiCallable[bytes, BatchRecordCallsResponse]] = [
             connection.channel.unary_unary(_METHOD, response_deserializer=BatchRecordCallsResponse.FromString)
             for connection in connections
         ]

@@ -137,7 +137,8 @@ class SpoolFile:
             path.rename(path.with_name(f"{path.name}.damaged"))
             return None
         try:
-            batches, size = [], 0
+            batches: list[Batch] = []
+            size = 0
             for batch in _batches(orphan, 0):
                 if batches and size + _size(batch) > _SLICE_BYTES:
                     break
