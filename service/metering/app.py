@@ -23,6 +23,7 @@ from metering.metrics import Metrics
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.retry import Retrier
+from metering.recording.senders import Senders
 from metering.recording.validation import BACK_MAX
 from metering.rpc.account_servicer import AccountServicer
 from metering.rpc.edge import Edge
@@ -37,6 +38,7 @@ from metering.store.gauges import GaugeStore
 from metering.store.installation import InstallationStore
 from metering.store.monthly_runs import MonthlyRunStore
 from metering.store.rejected_calls import RejectedCallStore
+from metering.store.senders import SenderStore
 from metering.store.status_feed import StatusFeedStore
 from metering.store.usage import UsageStore
 
@@ -48,6 +50,12 @@ MONTHLY_RUN_INTERVAL_S = 60.0
 PURGE_INTERVAL_S = 3600.0
 GAUGES_INTERVAL_S = 1.0
 BOOK_GAUGES_INTERVAL_S = 15.0
+SENDERS_INTERVAL_S = 1.0
+SENDER_SILENT_AFTER = timedelta(minutes=1)
+"""Clients report every 10 seconds, with or without calls."""
+COMPLETE_SENDERS_KEPT = timedelta(days=1)
+SENDERS_KEPT = BACK_MAX
+"""A call older than that would be rejected anyway."""
 HEALTH_INTERVAL_S = 1.0
 QUEUE_AGE_MAX_S = 5.0
 """A worker whose oldest call waits longer is not ready for more."""
@@ -130,8 +138,10 @@ class App:
             runs = MonthlyRunStore(database)
             replica = f"{socket.gethostname()}:{os.getpid()}"
             monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, replica)
+            sender_store = SenderStore(database)
+            senders = Senders(sender_store, self._clock)
             server = RpcServer(
-                MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed),
+                MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed, senders),
                 AccountServicer(
                     AccountKeeper(accounts, self._clock),
                     collector,
@@ -157,6 +167,8 @@ class App:
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
                     "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                    "senders": (SENDERS_INTERVAL_S, senders.write),
+                    "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
                 }
                 background = [tasks.create_task(every(name, *each), name=name) for name, each in periodic.items()]
                 background.append(tasks.create_task(feed.run(), name="status feed"))
@@ -234,6 +246,15 @@ class App:
         self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
         month = books.last_closed_month
         self._metrics.last_closed_month.set(month.year * 100 + month.month if month else 0)
+
+    async def _gauge_senders(self, senders: SenderStore) -> None:
+        now = self._clock.now()
+        await senders.forget(now - COMPLETE_SENDERS_KEPT, now - SENDERS_KEPT)
+        found = {each.state: each for each in await senders.gauges(now - SENDER_SILENT_AFTER)}
+        for state in ("LIVE", "SILENT", "CLOSED"):
+            each = found.get(state)
+            self._metrics.senders.labels(state).set(each.senders if each else 0)
+            self._metrics.sender_missing_calls.labels(state).set(each.missing_calls if each else 0)
 
     async def _watch_health(self, database: Database, recorder: Recorder, server: RpcServer) -> None:
         """Be ready while the database answers and the queue moves."""

@@ -108,6 +108,21 @@ class Metrics:
         self.statuses = Gauge(
             "metering_statuses", "Service statuses in memory.", multiprocess_mode="livesum", registry=registry
         )
+        self.senders = Gauge(
+            "metering_senders",
+            "Clients that number their calls: LIVE, SILENT (gone without a goodbye, or cut off), CLOSED.",
+            ("state",),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self.sender_missing_calls = Gauge(
+            "metering_sender_missing_calls",
+            "Calls that clients have numbered and that have not arrived: of LIVE ones under way or spooled, of others "
+            "spooled or lost.",
+            ("state",),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
         self.ready = Gauge(
             "metering_ready", "1 while the service is ready for calls.", multiprocess_mode="livemin", registry=registry
         )

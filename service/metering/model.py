@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Generic, NamedTuple, NewType, TypeVar
+from uuid import UUID
 
 T = TypeVar("T")
 
@@ -430,3 +431,16 @@ class Page(Generic[T]):
     items: tuple[T, ...]
     next_page_token: str
     """Empty: there are no more."""
+
+
+class SenderState(NamedTuple):
+    """What is known of a client that numbers its calls."""
+
+    sender_id: UUID
+    arrived: tuple[tuple[int, int], ...]
+    """The numbers that have arrived, as half-open ranges."""
+    numbers: int
+    """How many numbers it says it has given out."""
+    seen_at: datetime
+    closed: bool
+    """It said goodbye."""

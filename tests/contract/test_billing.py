@@ -273,3 +273,14 @@ async def test_what_is_refused_and_why(
     assert failed.value.code().name == code
     assert reason_of(failed.value) == reason
     assert fields_of(failed.value) == fields
+
+
+async def test_late_calls_get_no_free_calls_that_calls_with_another_result_code_have_had(metering: Stubs) -> None:
+    await metering.activate("acme")
+    on_time = [metering.call("acme", api="CompareFace", at=OCTOBER, result_code="E.1") for _ in range(100)]
+    late = [metering.call("acme", api="CompareFace", at=OCTOBER) for _ in range(10)]
+    await metering.record_batch(on_time)  # as many as are free in a month
+    await metering.close_month("2026-10")
+    await metering.record_batch(late)
+
+    assert amount((await metering.usage("acme", "2026-11")).charges) == Decimal("0.2")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
@@ -162,3 +162,10 @@ async def test_calls_are_listed_by_day_and_id(metering: Stubs) -> None:
     expected = sorted(calls, key=lambda call: (call.occurred_at.ToMicroseconds(), call.call_id))
     assert [each.call for each in listed] == expected
     assert all(each.HasField("recorded_at") for each in listed)
+
+
+async def test_a_call_with_the_nil_uuid_is_listed_as_well(metering: Stubs) -> None:
+    await metering.activate("acme")
+    await metering.record(metering.call("acme", call_id=str(UUID(int=0))))
+
+    assert len(await metering.list_calls("acme", "2026-11")) == 1

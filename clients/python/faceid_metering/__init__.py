@@ -8,9 +8,24 @@ Messages such as `PricePlan` are those of the contract, `faceid.metering.v1`.
 """
 
 from faceid_metering.client import MeteringClient
-from faceid_metering.config import ClientConfig
+from faceid_metering.config import ClientConfig, Durability, SpoolFull, WhenLost, WhenUnknown
 from faceid_metering.errors import MeteringError
 from faceid_metering.money import to_decimal, to_money
 from faceid_metering.runtime import Runtime
+from faceid_metering.stats import ClientStats
+from faceid_metering.sync import SyncMeteringClient
 
-__all__ = ["ClientConfig", "MeteringClient", "MeteringError", "Runtime", "to_decimal", "to_money"]
+__all__ = [
+    "ClientConfig",
+    "ClientStats",
+    "Durability",
+    "MeteringClient",
+    "MeteringError",
+    "Runtime",
+    "SpoolFull",
+    "SyncMeteringClient",
+    "WhenLost",
+    "WhenUnknown",
+    "to_decimal",
+    "to_money",
+]

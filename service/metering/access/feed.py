@@ -1,6 +1,7 @@
 """The feed of status changes: keeps the statuses in memory fresh, and tells watchers."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,7 @@ from metering.model import AccountId, ServiceStatus
 HEARTBEAT_INTERVAL_S = 0.5
 HEARTBEAT_TIMEOUT_S = 5.0
 RECONNECT_INTERVAL_S = 0.5
+WATCH_HEARTBEAT_INTERVAL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +46,11 @@ class AccountReader(Protocol):
 class _Watcher:
     """Who wants to hear of changes, and of which accounts something is new to it."""
 
-    def __init__(self, accounts: frozenset[AccountId] | None) -> None:
+    def __init__(self, accounts: frozenset[AccountId] | None, *, changes_only: bool) -> None:
         self.accounts = accounts
+        self.changes_only = changes_only
         self.changed: dict[AccountId, None] = {}
-        self.all_is_news = True
+        self.all_is_news = not changes_only
         self.woken = asyncio.Event()
         self.woken.set()
 
@@ -142,30 +145,41 @@ class StatusFeed:
         for watcher in self._watchers:
             watcher.tell_all()
 
-    async def watch(self, account_ids: Collection[AccountId]) -> AsyncIterator[list[ServiceStatus]]:
+    async def watch(
+        self, account_ids: Collection[AccountId], *, changes_only: bool = False, heartbeats: bool = False
+    ) -> AsyncIterator[list[ServiceStatus]]:
         """Return the present statuses of accounts (of all, if none are named), then every change, until closed.
 
         A status may come twice; its version tells. While the database is away nothing comes; then, all of it again.
+        With `heartbeats`, an empty list says that all is told: after the present statuses, then once a second.
 
         Raises:
-            MeteringError: SHUTTING_DOWN.
+            MeteringError: SHUTTING_DOWN; DATABASE_UNAVAILABLE, for `changes_only`: a change may have been missed.
 
         """
-        watcher = _Watcher(frozenset(account_ids) or None)
+        watcher = _Watcher(frozenset(account_ids) or None, changes_only=changes_only)
         self._watchers.add(watcher)
         try:
             while True:
-                await watcher.woken.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(watcher.woken.wait(), WATCH_HEARTBEAT_INTERVAL_S if heartbeats else None)
                 if self._stopping:
                     msg = "this server is stopping; watch another one"
                     raise MeteringError(Reason.SHUTTING_DOWN, msg, retry_after_s=0.1)
+                if watcher.changes_only and watcher.all_is_news:
+                    msg = "this server may have missed a change; read the statuses again"
+                    raise DatabaseUnavailableError(msg)
                 try:
-                    async for statuses in self._news_for(watcher):
-                        yield statuses
+                    if watcher.woken.is_set():
+                        async for statuses in self._news_for(watcher):
+                            yield statuses
                 except DatabaseUnavailableError as error:
                     log.warning("a watcher waits for the database: %s", error)
                     watcher.tell_all()
                     await asyncio.sleep(RECONNECT_INTERVAL_S)
+                else:
+                    if heartbeats:
+                        yield []
         finally:
             self._watchers.discard(watcher)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from operator import attrgetter
+from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,7 +13,7 @@ from google.type import money_pb2
 
 from faceid.metering.v1 import resources_pb2 as pb
 from faceid.metering.v1.account_service_pb2 import PreviewRunMonthResponse
-from faceid.metering.v1.metering_service_pb2 import RecordCallRequest
+from faceid.metering.v1.metering_service_pb2 import BatchRecordCallsRequest, RecordCallRequest
 from metering.billing.months import format_month
 from metering.billing.run_preview import AccountPreview
 from metering.errors import invalid_field
@@ -32,7 +33,8 @@ from metering.model import (
     ServiceStatus,
     Tier,
 )
-from metering.recording.validation import CallColumns, CallFields, check_name
+from metering.recording.senders import NUMBERS_MAX, SenderNews
+from metering.recording.validation import CallColumns, CallFields, check_name, check_uuid
 
 _NANOS = Decimal(1_000_000_000)
 _CALL_FIELDS = attrgetter("account_id", "api", "call_id", "occurred_at.seconds", "occurred_at.nanos", "result_code")
@@ -92,15 +94,28 @@ def service_status(status: ServiceStatus, age_s: float | None = None) -> pb.Serv
         reason=status.reason,
         outstanding=money(status.outstanding.amount, status.outstanding.currency),
         version=status.version,
-        age=None if age_s is None else age(age_s),
+        age=None if age_s is None else duration(age_s),
     )
 
 
-def age(age_s: float) -> Duration:
-    """Return a message for the age of a status."""
+def duration(age_s: float) -> Duration:
+    """Return a message for an age."""
     # A server that never heard the feed says so with the longest age there is room for, about a year.
     nanos = int(min(max(age_s, 0.0), 31_536_000.0) * 1e9)
     return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def sender_news(request: BatchRecordCallsRequest) -> SenderNews | None:
+    """Return what a sender says of itself; raises MeteringError (INVALID_FIELD) if it is malformed."""
+    if not request.HasField("sender"):
+        return None
+    sender, calls = request.sender, len(request.calls)
+    sender_id = UUID(check_uuid(sender.sender_id, "sender.sender_id"))
+    if calls and not 1 <= sender.first_number <= NUMBERS_MAX - calls:
+        raise invalid_field("sender.first_number", "out of range; number the calls from 1 on")
+    if not 0 <= sender.numbers <= NUMBERS_MAX:
+        raise invalid_field("sender.numbers", "out of range; send how many calls were taken so far")
+    return SenderNews(sender_id, sender.first_number, calls, sender.numbers, sender.closing)
 
 
 def recorded_call(recorded: RecordedCall) -> pb.RecordedCall:

@@ -14,6 +14,7 @@ from metering.billing.usage import UsageBook, monthly_usage
 from metering.errors import Reason, account_not_found, invalid_field
 from metering.model import AccountId, Month, RecordedCall, ServiceStatus
 from metering.recording.recorder import Recorder
+from metering.recording.senders import Senders
 from metering.recording.validation import check_name
 from metering.rpc import convert
 from metering.rpc.responses import StatusResponses
@@ -51,6 +52,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         collector: Collector,
         statuses: Statuses,
         feed: StatusFeed,
+        senders: Senders,
     ) -> None:
         self._recorder = recorder
         self._usage = usage
@@ -60,6 +62,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         self._statuses = statuses
         self._feed = feed
         self._responses = StatusResponses(lambda: feed.age_s)
+        self._senders = senders
 
     async def RecordCall(self, request: pb.RecordCallRequest, context: Context) -> bytes:  # noqa: N802
         """Record one call; return a serialised RecordCallResponse."""
@@ -74,7 +77,10 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         if len(calls) > RECORDS_MAX:
             message = f"{len(calls)} records; send at most {RECORDS_MAX} at a time"
             raise invalid_field("calls", message, Reason.TOO_MANY_RECORDS)
+        news = convert.sender_news(request)
         recorded = await self._recorder.record_batch(convert.call_columns(calls), wait_s(context))
+        if news is not None:
+            self._senders.note(news)
         return pb.BatchRecordCallsResponse(
             accepted=recorded.accepted,
             duplicates=recorded.duplicates,
@@ -139,9 +145,12 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             AccountId(check_name(account_id, f"account_ids[{index}]"))
             for index, account_id in enumerate(request.account_ids)
         ]
-        async for statuses in self._feed.watch(account_ids):
+        watch = self._feed.watch(account_ids, changes_only=request.changes_only, heartbeats=request.heartbeats)
+        async for statuses in watch:
             for message in self._status_messages(statuses):
                 yield pb.WatchServiceStatusResponse(service_status=message)
+            if request.heartbeats and not statuses:
+                yield pb.WatchServiceStatusResponse(heartbeat_age=convert.duration(self._feed.age_s))
 
     async def ListCalls(  # noqa: N802
         self, request: pb.ListCallsRequest, context: Context

@@ -69,6 +69,6 @@ class StatusResponses:
 
     def _tell_age(self) -> None:
         self._age_until = time.monotonic() + AGE_STEP_S
-        age = convert.age(self._age_s() + AGE_STEP_S)
+        age = convert.duration(self._age_s() + AGE_STEP_S)
         # The last field of a status, so that it may be appended to the others.
         self._age = resources_pb2.ServiceStatus(age=age).SerializeToString()

@@ -12,9 +12,9 @@ from metering.store.database import Database
 
 if TYPE_CHECKING:
     from datetime import date
+    from uuid import UUID
 
 CALLS_PER_READ = 1_000
-_BEFORE_ALL_CALLS = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class UsageStore:
         """Return the calls on a month's bill, some at a time, ordered by day and call_id."""
         days = [row["occurred_on"] for row in await self._database.fetch("usage_days", account_id, month)]
         for day in days:
-            after = _BEFORE_ALL_CALLS
+            after: UUID | None = None
             while rows := await self._database.fetch("calls_of_day", account_id, day, month, after, CALLS_PER_READ):
                 yield [
                     RecordedCall(

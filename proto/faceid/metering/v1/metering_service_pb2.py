@@ -23,51 +23,54 @@ _sym_db = _symbol_database.Default()
 
 
 from faceid.metering.v1 import resources_pb2 as faceid_dot_metering_dot_v1_dot_resources__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)faceid/metering/v1/metering_service.proto\x12\x12\x66\x61\x63\x65id.metering.v1\x1a\"faceid/metering/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8b\x01\n\x11RecordCallRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pi\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresult_code\x18\x05 \x01(\t\"y\n\x12RecordCallResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\x12\x15\n\rbilling_month\x18\x02 \x01(\t\x12\x39\n\x0eservice_status\x18\x03 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"H\n\x17\x42\x61tchRecordCallsRequest\x12-\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1e.faceid.metering.v1.CallRecord\"\xaa\x01\n\x18\x42\x61tchRecordCallsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x12\n\nduplicates\x18\x02 \x01(\x03\x12\x31\n\nrejections\x18\x03 \x03(\x0b\x32\x1d.faceid.metering.v1.Rejection\x12\x35\n\nnot_active\x18\x04 \x03(\x0b\x32!.faceid.metering.v1.ServiceStatus\"L\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\";\n\x16GetMonthlyUsageRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"J\n\x17GetMonthlyUsageResponse\x12/\n\x05usage\x18\x01 \x01(\x0b\x32 .faceid.metering.v1.MonthlyUsage\"3\n\x11\x43loseMonthRequest\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x80\x01\n\x12\x43loseMonthResponse\x12\x14\n\x0c\x62ills_issued\x18\x01 \x01(\x03\x12\"\n\x06totals\x18\x02 \x03(\x0b\x32\x12.google.type.Money\x12\x18\n\x10unrated_accounts\x18\x03 \x03(\t\x12\x16\n\x0e\x61lready_closed\x18\x04 \x01(\x08\"2\n\rDeductRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"\xc2\x01\n\x0e\x44\x65\x64uctResponse\x12&\n\x04\x62ill\x18\x01 \x01(\x0b\x32\x18.faceid.metering.v1.Bill\x12$\n\x08\x64\x65\x64ucted\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0boutstanding\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x39\n\x0eservice_status\x18\x04 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"/\n\x19\x43heckServiceStatusRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"W\n\x1a\x43heckServiceStatusResponse\x12\x39\n\x0eservice_status\x18\x01 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"0\n\x19WatchServiceStatusRequest\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x01 \x03(\t\"W\n\x1aWatchServiceStatusResponse\x12\x39\n\x0eservice_status\x18\x01 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"5\n\x10ListCallsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"C\n\x11ListCallsResponse\x12.\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32 .faceid.metering.v1.RecordedCall2\xbf\x06\n\x0fMeteringService\x12[\n\nRecordCall\x12%.faceid.metering.v1.RecordCallRequest\x1a&.faceid.metering.v1.RecordCallResponse\x12m\n\x10\x42\x61tchRecordCalls\x12+.faceid.metering.v1.BatchRecordCallsRequest\x1a,.faceid.metering.v1.BatchRecordCallsResponse\x12j\n\x0fGetMonthlyUsage\x12*.faceid.metering.v1.GetMonthlyUsageRequest\x1a+.faceid.metering.v1.GetMonthlyUsageResponse\x12[\n\nCloseMonth\x12%.faceid.metering.v1.CloseMonthRequest\x1a&.faceid.metering.v1.CloseMonthResponse\x12O\n\x06\x44\x65\x64uct\x12!.faceid.metering.v1.DeductRequest\x1a\".faceid.metering.v1.DeductResponse\x12s\n\x12\x43heckServiceStatus\x12-.faceid.metering.v1.CheckServiceStatusRequest\x1a..faceid.metering.v1.CheckServiceStatusResponse\x12u\n\x12WatchServiceStatus\x12-.faceid.metering.v1.WatchServiceStatusRequest\x1a..faceid.metering.v1.WatchServiceStatusResponse0\x01\x12Z\n\tListCalls\x12$.faceid.metering.v1.ListCallsRequest\x1a%.faceid.metering.v1.ListCallsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)faceid/metering/v1/metering_service.proto\x12\x12\x66\x61\x63\x65id.metering.v1\x1a\"faceid/metering/v1/resources.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8b\x01\n\x11RecordCallRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pi\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresult_code\x18\x05 \x01(\t\"y\n\x12RecordCallResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\x12\x15\n\rbilling_month\x18\x02 \x01(\t\x12\x39\n\x0eservice_status\x18\x03 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"t\n\x17\x42\x61tchRecordCallsRequest\x12-\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1e.faceid.metering.v1.CallRecord\x12*\n\x06sender\x18\x02 \x01(\x0b\x32\x1a.faceid.metering.v1.Sender\"S\n\x06Sender\x12\x11\n\tsender_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66irst_number\x18\x02 \x01(\x03\x12\x0f\n\x07numbers\x18\x03 \x01(\x03\x12\x0f\n\x07\x63losing\x18\x04 \x01(\x08\"\xaa\x01\n\x18\x42\x61tchRecordCallsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x12\n\nduplicates\x18\x02 \x01(\x03\x12\x31\n\nrejections\x18\x03 \x03(\x0b\x32\x1d.faceid.metering.v1.Rejection\x12\x35\n\nnot_active\x18\x04 \x03(\x0b\x32!.faceid.metering.v1.ServiceStatus\"L\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\";\n\x16GetMonthlyUsageRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"J\n\x17GetMonthlyUsageResponse\x12/\n\x05usage\x18\x01 \x01(\x0b\x32 .faceid.metering.v1.MonthlyUsage\"3\n\x11\x43loseMonthRequest\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x80\x01\n\x12\x43loseMonthResponse\x12\x14\n\x0c\x62ills_issued\x18\x01 \x01(\x03\x12\"\n\x06totals\x18\x02 \x03(\x0b\x32\x12.google.type.Money\x12\x18\n\x10unrated_accounts\x18\x03 \x03(\t\x12\x16\n\x0e\x61lready_closed\x18\x04 \x01(\x08\"2\n\rDeductRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"\xc2\x01\n\x0e\x44\x65\x64uctResponse\x12&\n\x04\x62ill\x18\x01 \x01(\x0b\x32\x18.faceid.metering.v1.Bill\x12$\n\x08\x64\x65\x64ucted\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0boutstanding\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x39\n\x0eservice_status\x18\x04 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"/\n\x19\x43heckServiceStatusRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"W\n\x1a\x43heckServiceStatusResponse\x12\x39\n\x0eservice_status\x18\x01 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\"Z\n\x19WatchServiceStatusRequest\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x01 \x03(\t\x12\x12\n\nheartbeats\x18\x02 \x01(\x08\x12\x14\n\x0c\x63hanges_only\x18\x03 \x01(\x08\"\x89\x01\n\x1aWatchServiceStatusResponse\x12\x39\n\x0eservice_status\x18\x01 \x01(\x0b\x32!.faceid.metering.v1.ServiceStatus\x12\x30\n\rheartbeat_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"5\n\x10ListCallsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"C\n\x11ListCallsResponse\x12.\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32 .faceid.metering.v1.RecordedCall2\xbf\x06\n\x0fMeteringService\x12[\n\nRecordCall\x12%.faceid.metering.v1.RecordCallRequest\x1a&.faceid.metering.v1.RecordCallResponse\x12m\n\x10\x42\x61tchRecordCalls\x12+.faceid.metering.v1.BatchRecordCallsRequest\x1a,.faceid.metering.v1.BatchRecordCallsResponse\x12j\n\x0fGetMonthlyUsage\x12*.faceid.metering.v1.GetMonthlyUsageRequest\x1a+.faceid.metering.v1.GetMonthlyUsageResponse\x12[\n\nCloseMonth\x12%.faceid.metering.v1.CloseMonthRequest\x1a&.faceid.metering.v1.CloseMonthResponse\x12O\n\x06\x44\x65\x64uct\x12!.faceid.metering.v1.DeductRequest\x1a\".faceid.metering.v1.DeductResponse\x12s\n\x12\x43heckServiceStatus\x12-.faceid.metering.v1.CheckServiceStatusRequest\x1a..faceid.metering.v1.CheckServiceStatusResponse\x12u\n\x12WatchServiceStatus\x12-.faceid.metering.v1.WatchServiceStatusRequest\x1a..faceid.metering.v1.WatchServiceStatusResponse0\x01\x12Z\n\tListCalls\x12$.faceid.metering.v1.ListCallsRequest\x1a%.faceid.metering.v1.ListCallsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'faceid.metering.v1.metering_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDCALLREQUEST']._serialized_start=160
-  _globals['_RECORDCALLREQUEST']._serialized_end=299
-  _globals['_RECORDCALLRESPONSE']._serialized_start=301
-  _globals['_RECORDCALLRESPONSE']._serialized_end=422
-  _globals['_BATCHRECORDCALLSREQUEST']._serialized_start=424
-  _globals['_BATCHRECORDCALLSREQUEST']._serialized_end=496
-  _globals['_BATCHRECORDCALLSRESPONSE']._serialized_start=499
-  _globals['_BATCHRECORDCALLSRESPONSE']._serialized_end=669
-  _globals['_REJECTION']._serialized_start=671
-  _globals['_REJECTION']._serialized_end=747
-  _globals['_GETMONTHLYUSAGEREQUEST']._serialized_start=749
-  _globals['_GETMONTHLYUSAGEREQUEST']._serialized_end=808
-  _globals['_GETMONTHLYUSAGERESPONSE']._serialized_start=810
-  _globals['_GETMONTHLYUSAGERESPONSE']._serialized_end=884
-  _globals['_CLOSEMONTHREQUEST']._serialized_start=886
-  _globals['_CLOSEMONTHREQUEST']._serialized_end=937
-  _globals['_CLOSEMONTHRESPONSE']._serialized_start=940
-  _globals['_CLOSEMONTHRESPONSE']._serialized_end=1068
-  _globals['_DEDUCTREQUEST']._serialized_start=1070
-  _globals['_DEDUCTREQUEST']._serialized_end=1120
-  _globals['_DEDUCTRESPONSE']._serialized_start=1123
-  _globals['_DEDUCTRESPONSE']._serialized_end=1317
-  _globals['_CHECKSERVICESTATUSREQUEST']._serialized_start=1319
-  _globals['_CHECKSERVICESTATUSREQUEST']._serialized_end=1366
-  _globals['_CHECKSERVICESTATUSRESPONSE']._serialized_start=1368
-  _globals['_CHECKSERVICESTATUSRESPONSE']._serialized_end=1455
-  _globals['_WATCHSERVICESTATUSREQUEST']._serialized_start=1457
-  _globals['_WATCHSERVICESTATUSREQUEST']._serialized_end=1505
-  _globals['_WATCHSERVICESTATUSRESPONSE']._serialized_start=1507
-  _globals['_WATCHSERVICESTATUSRESPONSE']._serialized_end=1594
-  _globals['_LISTCALLSREQUEST']._serialized_start=1596
-  _globals['_LISTCALLSREQUEST']._serialized_end=1649
-  _globals['_LISTCALLSRESPONSE']._serialized_start=1651
-  _globals['_LISTCALLSRESPONSE']._serialized_end=1718
-  _globals['_METERINGSERVICE']._serialized_start=1721
-  _globals['_METERINGSERVICE']._serialized_end=2552
+  _globals['_RECORDCALLREQUEST']._serialized_start=192
+  _globals['_RECORDCALLREQUEST']._serialized_end=331
+  _globals['_RECORDCALLRESPONSE']._serialized_start=333
+  _globals['_RECORDCALLRESPONSE']._serialized_end=454
+  _globals['_BATCHRECORDCALLSREQUEST']._serialized_start=456
+  _globals['_BATCHRECORDCALLSREQUEST']._serialized_end=572
+  _globals['_SENDER']._serialized_start=574
+  _globals['_SENDER']._serialized_end=657
+  _globals['_BATCHRECORDCALLSRESPONSE']._serialized_start=660
+  _globals['_BATCHRECORDCALLSRESPONSE']._serialized_end=830
+  _globals['_REJECTION']._serialized_start=832
+  _globals['_REJECTION']._serialized_end=908
+  _globals['_GETMONTHLYUSAGEREQUEST']._serialized_start=910
+  _globals['_GETMONTHLYUSAGEREQUEST']._serialized_end=969
+  _globals['_GETMONTHLYUSAGERESPONSE']._serialized_start=971
+  _globals['_GETMONTHLYUSAGERESPONSE']._serialized_end=1045
+  _globals['_CLOSEMONTHREQUEST']._serialized_start=1047
+  _globals['_CLOSEMONTHREQUEST']._serialized_end=1098
+  _globals['_CLOSEMONTHRESPONSE']._serialized_start=1101
+  _globals['_CLOSEMONTHRESPONSE']._serialized_end=1229
+  _globals['_DEDUCTREQUEST']._serialized_start=1231
+  _globals['_DEDUCTREQUEST']._serialized_end=1281
+  _globals['_DEDUCTRESPONSE']._serialized_start=1284
+  _globals['_DEDUCTRESPONSE']._serialized_end=1478
+  _globals['_CHECKSERVICESTATUSREQUEST']._serialized_start=1480
+  _globals['_CHECKSERVICESTATUSREQUEST']._serialized_end=1527
+  _globals['_CHECKSERVICESTATUSRESPONSE']._serialized_start=1529
+  _globals['_CHECKSERVICESTATUSRESPONSE']._serialized_end=1616
+  _globals['_WATCHSERVICESTATUSREQUEST']._serialized_start=1618
+  _globals['_WATCHSERVICESTATUSREQUEST']._serialized_end=1708
+  _globals['_WATCHSERVICESTATUSRESPONSE']._serialized_start=1711
+  _globals['_WATCHSERVICESTATUSRESPONSE']._serialized_end=1848
+  _globals['_LISTCALLSREQUEST']._serialized_start=1850
+  _globals['_LISTCALLSREQUEST']._serialized_end=1903
+  _globals['_LISTCALLSRESPONSE']._serialized_start=1905
+  _globals['_LISTCALLSRESPONSE']._serialized_end=1972
+  _globals['_METERINGSERVICE']._serialized_start=1975
+  _globals['_METERINGSERVICE']._serialized_end=2806
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 import datetime
 
 from faceid.metering.v1 import resources_pb2 as _resources_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.type import money_pb2 as _money_pb2
 from google.protobuf.internal import containers as _containers
@@ -36,10 +37,24 @@ class RecordCallResponse(_message.Message):
     def __init__(self, duplicate: bool = ..., billing_month: _Optional[str] = ..., service_status: _Optional[_Union[_resources_pb2.ServiceStatus, _Mapping]] = ...) -> None: ...
 
 class BatchRecordCallsRequest(_message.Message):
-    __slots__ = ("calls",)
+    __slots__ = ("calls", "sender")
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
     calls: _containers.RepeatedCompositeFieldContainer[_resources_pb2.CallRecord]
-    def __init__(self, calls: _Optional[_Iterable[_Union[_resources_pb2.CallRecord, _Mapping]]] = ...) -> None: ...
+    sender: Sender
+    def __init__(self, calls: _Optional[_Iterable[_Union[_resources_pb2.CallRecord, _Mapping]]] = ..., sender: _Optional[_Union[Sender, _Mapping]] = ...) -> None: ...
+
+class Sender(_message.Message):
+    __slots__ = ("sender_id", "first_number", "numbers", "closing")
+    SENDER_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
+    sender_id: str
+    first_number: int
+    numbers: int
+    closing: bool
+    def __init__(self, sender_id: _Optional[str] = ..., first_number: _Optional[int] = ..., numbers: _Optional[int] = ..., closing: bool = ...) -> None: ...
 
 class BatchRecordCallsResponse(_message.Message):
     __slots__ = ("accepted", "duplicates", "rejections", "not_active")
@@ -132,16 +147,22 @@ class CheckServiceStatusResponse(_message.Message):
     def __init__(self, service_status: _Optional[_Union[_resources_pb2.ServiceStatus, _Mapping]] = ...) -> None: ...
 
 class WatchServiceStatusRequest(_message.Message):
-    __slots__ = ("account_ids",)
+    __slots__ = ("account_ids", "heartbeats", "changes_only")
     ACCOUNT_IDS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEATS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_ONLY_FIELD_NUMBER: _ClassVar[int]
     account_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, account_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    heartbeats: bool
+    changes_only: bool
+    def __init__(self, account_ids: _Optional[_Iterable[str]] = ..., heartbeats: bool = ..., changes_only: bool = ...) -> None: ...
 
 class WatchServiceStatusResponse(_message.Message):
-    __slots__ = ("service_status",)
+    __slots__ = ("service_status", "heartbeat_age")
     SERVICE_STATUS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_AGE_FIELD_NUMBER: _ClassVar[int]
     service_status: _resources_pb2.ServiceStatus
-    def __init__(self, service_status: _Optional[_Union[_resources_pb2.ServiceStatus, _Mapping]] = ...) -> None: ...
+    heartbeat_age: _duration_pb2.Duration
+    def __init__(self, service_status: _Optional[_Union[_resources_pb2.ServiceStatus, _Mapping]] = ..., heartbeat_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
     __slots__ = ("account_id", "month")

@@ -104,6 +104,7 @@ class MeteringServiceServicer(object):
 
         Promises: OK means that every record is either committed, or a duplicate of a committed one, or in `rejections`.
         Costs: one commit for all, and far less than a RecordCall for each. Repeated: all of them are duplicates.
+        With a `sender`, it is also noted which of the sender's calls have arrived, so that the lack of others shows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +160,8 @@ class MeteringServiceServicer(object):
         Promises: the newest status of each account is sent within a second of its change. A status may be sent more than
         once, and versions in between may be left out: keep the one with the largest version. A reader that is too slow
         gets the newest status of each account only. Unknown accounts are sent once they are activated.
+        With `heartbeats`, a response without a status says that everything up to now has been sent: after the present
+        statuses, and once a second from then on, as long as this server itself hears of every change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,9 +24,9 @@ SELECT EXISTS (SELECT FROM months WHERE month = $1) AS closed;
 SELECT DISTINCT occurred_on FROM usage WHERE account_id = $1 AND billing_month = $2 ORDER BY occurred_on;
 
 -- calls_of_day --
--- Calls of account $1 on day $2 on the bill of month $3, after call $4, at most $5.
+-- Calls of account $1 on day $2 on the bill of month $3, after call $4 (NULL: from the first on), at most $5.
 SELECT call_id, occurred_at, recorded_at, api, result_code
 FROM calls
-WHERE occurred_on = $2 AND account_id = $1 AND call_id > $4::uuid AND billing_month = $3
+WHERE occurred_on = $2 AND account_id = $1 AND ($4::uuid IS NULL OR call_id > $4) AND billing_month = $3
 ORDER BY call_id
 LIMIT $5;

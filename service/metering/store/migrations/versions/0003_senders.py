@@ -1,9 +1,9 @@
-"""What each monthly run did, and what became of rejected calls."""
+"""Which calls of a sender have arrived."""
 
 from metering.store.migrations import run_sql_file
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
