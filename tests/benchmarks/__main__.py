@@ -42,7 +42,9 @@ from tests.benchmarks.suite import Bench, Measurement, OpenMeasurement, Options,
 DIRECTORY = Path("build/bench")
 _CONSOLE_WIDTH = 150
 """Where there is no terminal: wide enough for the table."""
-_BRIEF = (Part.TABLE, Part.LATENCY, Part.OVERLOAD, Part.TURN, Part.SIZES, Part.MEMORY)
+_PARTS = [part.value for part in Part]
+_BRIEF = [part for part in _PARTS if part not in {Part.WORKERS, Part.STORED}]
+_ROWS = [row.value for row in Row]
 _ONE_TO_MANY = click.IntRange(1, 1_000_000)
 
 
@@ -61,9 +63,7 @@ def option(name: str, kind: Any, default: Any, help: str | None = None) -> Calla
     help="Only this one, …",
 )
 @click.option("--full", is_flag=True, help="All parts, and more of each.")
-@click.option(
-    "--row", "rows", type=click.Choice([*map(str, Row)]), multiple=True, default=[*map(str, Row)], help="Of the table."
-)
+@click.option("--row", "rows", type=click.Choice(_ROWS), multiple=True, default=_ROWS, help="Of the table; likewise.")
 @option("--repetitions", click.IntRange(1, 100), 5)
 @option("--seconds", click.FloatRange(0.1, 60), 1.5, "Of each measurement.")
 @option("--warm-up", click.FloatRange(0.1, 60), 0.5, "Seconds before each.")

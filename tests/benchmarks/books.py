@@ -78,8 +78,8 @@ async def _activate(database_url: str, accounts: int) -> None:
             for statement in (
                 (
                     "INSERT INTO accounts (account_id, currency, activated_at)"
-                    " SELECT 'bench-' || to_char(n, 'FM000000'), 'CNY', now() FROM generate_series(0, $1::integer - 1) AS n"
-                    " ON CONFLICT DO NOTHING"
+                    " SELECT 'bench-' || to_char(n, 'FM000000'), 'CNY', now()"
+                    " FROM generate_series(0, $1::integer - 1) AS n ON CONFLICT DO NOTHING"
                 ),
                 (
                     "INSERT INTO price_plan_assignments (account_id, from_month, price_plan_id)"

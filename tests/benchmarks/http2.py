@@ -23,6 +23,9 @@ _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 3, 4
 _ALLOW_TRUE_BINARY_METADATA = 0xFE03
 """gRPC's own: headers that end in -bin come as they are, after a zero byte, not in base64 under a Huffman code."""
 
+_UNAVAILABLE = 14
+"""gRPC's number for how a call ends that was reset: whether it did anything is not known."""
+
 _FRAME_BYTES_MAX = 16_384
 """Every server takes frames of this size, and we ask for no larger ones."""
 _WINDOW_BYTES = 65_535
@@ -152,6 +155,11 @@ class Connection:
             elif kind == _DATA and not flags:
                 opened[stream] += payload
                 self._received_bytes += length
+            elif kind == _RST_STREAM:
+                # After an early refusal a server wants no more of a request, which is not news.
+                if opened.pop(stream, None) is not None:
+                    ended.append((stream, Refusal(_UNAVAILABLE, f"HTTP/2 error {int.from_bytes(payload)}", b"")))
+                self._uploads.pop(stream, None)
             else:
                 self._control(kind, flags, stream, payload)
         self._unparsed = data[place:]
@@ -188,8 +196,6 @@ class Connection:
             if not flags & _ACK:
                 self._set(payload if kind == _SETTINGS else b"")
                 self._out.append(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
-        elif kind == _RST_STREAM:
-            raise LoadError(f"the server reset a call with HTTP/2 error {int.from_bytes(payload)}")
         elif kind == _GOAWAY:
             raise LoadError(f"the server sent us away: {payload[8:].decode(errors='replace')}")
         else:

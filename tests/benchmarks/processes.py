@@ -75,4 +75,4 @@ def _load(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401 - whatever a plan consists of
-    return _load(kind, value) if is_dataclass(kind) else kind(value)
+    return _load(kind, value) if isinstance(kind, type) and is_dataclass(kind) else kind(value)
