@@ -1,6 +1,7 @@
 """Measures releases of grpcio side by side: `make bench-grpcio VERSIONS="1.76.0 1.80.0"`.
 
-Each release has a virtual environment of its own under build/, which holds grpcio alone and takes all else from .venv.
+Each release has a virtual environment of its own under build/. It holds grpcio and what must be of the
+same release, and takes all else from .venv.
 Echo servers of all of them are measured turn by turn, and with --service the service, too, each on its own database.
 """
 
@@ -25,6 +26,8 @@ from tests.benchmarks.service import Server, another_database, running_server, r
 from tests.benchmarks.suite import Measurement, Options, prepared
 
 _DIRECTORY = Path("build/grpcio")
+_PACKAGES = ("grpcio", "grpcio-health-checking", "grpcio-reflection")
+"""Of which releases go together."""
 _INSTALL_SECONDS_MAX = 300
 
 
@@ -116,7 +119,10 @@ def _interpreter(version: str) -> str:
         site_packages = directory / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(directory)],
-            [str(interpreter), "-m", "pip", "install", "-qq", "--disable-pip-version-check", f"grpcio=={version}"],
+            [
+                *(str(interpreter), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps"),
+                *(f"{package}=={version}" for package in _PACKAGES),
+            ],
         ):
             try:
                 subprocess.run(command, check=True, timeout=_INSTALL_SECONDS_MAX)

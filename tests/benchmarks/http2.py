@@ -148,18 +148,13 @@ class Connection:
                 break
             place = begin + length
             payload = data[begin:place]
-            if kind == _HEADERS:
-                response = self._headers(flags, stream, payload)
+            if kind in {_HEADERS, _RST_STREAM}:
+                response = self._ended(kind, flags, stream, payload)
                 if response is not None:
                     ended.append((stream, response))
             elif kind == _DATA and not flags:
                 opened[stream] += payload
                 self._received_bytes += length
-            elif kind == _RST_STREAM:
-                # After an early refusal a server wants no more of a request, which is not news.
-                if opened.pop(stream, None) is not None:
-                    ended.append((stream, Refusal(_UNAVAILABLE, f"HTTP/2 error {int.from_bytes(payload)}", b"")))
-                self._uploads.pop(stream, None)
             else:
                 self._control(kind, flags, stream, payload)
         self._unparsed = data[place:]
@@ -179,8 +174,13 @@ class Connection:
             self._out = [data[sent:]] if sent < len(data) else []
         return not self._out
 
-    def _headers(self, flags: int, stream: int, block: bytes) -> bytes | Refusal | None:
-        """Take in headers; return the response if they end the call."""
+    def _ended(self, kind: int, flags: int, stream: int, block: bytes) -> bytes | Refusal | None:
+        """Take in headers or a reset; return the response if the call ends with it."""
+        if kind == _RST_STREAM:
+            self._uploads.pop(stream, None)
+            if self._open.pop(stream, None) is None:
+                return None  # after an early refusal, the server wants no more of the request
+            return Refusal(_UNAVAILABLE, f"HTTP/2 error {int.from_bytes(block)}", b"")
         headers = self._decoder.decode(block)
         if flags == _END_HEADERS | _END_STREAM:
             return _message(headers, self._open.pop(stream))
