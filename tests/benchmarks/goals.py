@@ -93,15 +93,19 @@ def _latency(results: Results) -> Goal | None:
 
 
 def _overload(results: Results) -> list[Goal]:
-    return [
-        _goal(
-            f"throughput under 3 × overload ÷ maximum, {what}",
-            "≥ 0.9",
-            [each.ratio for each in results.overload if each.what == what],
-            lambda value: value >= 0.9,
-        )
-        for what in dict.fromkeys(each.what for each in results.overload)
-    ]
+    found = []
+    for what in dict.fromkeys(each.what for each in results.overload):
+        loads = [each for each in results.overload if each.what == what]
+        name = f"under 3 × overload, {what}"
+        found.append(_goal(f"throughput {name} ÷ maximum", "≥ 0.9", [each.ratio for each in loads], lambda v: v >= 0.9))
+        told = [
+            each.load.load.with_retry_info / refused
+            for each in loads
+            if (refused := each.load.load.planned - each.load.load.answers["OK"])
+        ]
+        if told:
+            found.append(_goal(f"of what was not taken {name}: told when to retry", "1", told, lambda v: v == 1))
+    return found
 
 
 def _stored(results: Results) -> list[Goal]:

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import cycle
 
+from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -52,7 +53,7 @@ class OpenResult:
 
     planned: int
     answers: dict[str, int]
-    """How many ended with OK, with RESOURCE_EXHAUSTED, and with other statuses by their number."""
+    """How many ended with which status."""
     ok_per_second: float
     """Requests that were answered with OK during the measured time, whenever they were planned."""
     with_retry_info: int
@@ -179,10 +180,9 @@ class _OpenLoop:
         waits = sorted(self._waits[number] for number in ok)
         refusals = sorted(self._waits[number] for number in refused)
         answers = Counter(self._statuses[number] for number in measured)
-        names = {0: "OK", _RESOURCE_EXHAUSTED: "RESOURCE_EXHAUSTED"}
         return OpenResult(
             planned=len(measured),
-            answers={names.get(status, str(status)): number for status, number in answers.items()},
+            answers={Code.Name(status): number for status, number in answers.items()},
             ok_per_second=self._ok_measured / plan.seconds,
             with_retry_info=self._hints,
             p50_ms=_percentile_ms(waits, 0.5),
