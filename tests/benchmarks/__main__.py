@@ -55,12 +55,7 @@ def option(name: str, kind: Any, default: Any, help: str | None = None) -> Calla
 
 @click.command(help=__doc__)
 @click.option(
-    "--part",
-    "parts",
-    type=click.Choice([*map(str, Part)]),
-    multiple=True,
-    default=[*map(str, _BRIEF)],
-    help="Only this one, …",
+    "--part", "parts", type=click.Choice(_PARTS), multiple=True, default=_BRIEF, help="Only this; may be repeated."
 )
 @click.option("--full", is_flag=True, help="All parts, and more of each.")
 @click.option("--row", "rows", type=click.Choice(_ROWS), multiple=True, default=_ROWS, help="Of the table; likewise.")

@@ -11,7 +11,7 @@ from tests.benchmarks.results import LatencyPoint, Results
 from tests.benchmarks.suite import Measurement
 
 _WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 190, 50, 60
+_LEFT, _RIGHT, _TOP, _BOTTOM = 100, 190, 50, 60
 _COLORS = ("#1f6feb", "#d1570a", "#2da44e", "#8250df")
 _TICKS = 6
 _STYLE = (
