@@ -30,7 +30,7 @@ demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, su
 test: .venv/.installed ## Run all tests
 	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
 
-bench: .venv/.installed ## Measure the service beside what limits it, some minutes
+bench: .venv/.installed ## Measure the service beside what limits it, some 7 minutes
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
 
 bench-full: .venv/.installed ## The same with several workers and 20 million stored calls, some 20 minutes

@@ -60,7 +60,7 @@ def option(name: str, kind: Any, default: Any, help: str | None = None) -> Calla
 @click.option("--full", is_flag=True, help="All parts, and more of each.")
 @click.option("--row", "rows", type=click.Choice(_ROWS), multiple=True, default=_ROWS, help="Of the table; likewise.")
 @option("--repetitions", click.IntRange(1, 100), 5)
-@option("--seconds", click.FloatRange(0.1, 60), 1.5, "Of each measurement.")
+@option("--seconds", click.FloatRange(0.1, 60), 1.2, "Of each measurement.")
 @option("--warm-up", click.FloatRange(0.1, 60), 0.5, "Seconds before each.")
 @option("--in-flight", click.IntRange(1, 10_000), 64, "Unary calls.")
 @option("--connections", click.IntRange(1, 256), 4)
