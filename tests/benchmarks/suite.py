@@ -23,6 +23,8 @@ COPY_CONNECTIONS = 2
 ROWS_A_COPY = 10_000
 SLACK_SECONDS = 120
 """So much longer than planned may a measurement take, before it is given up."""
+CALLS_IN_FLIGHT_MAX = 16_000
+"""In batches, in a closed loop: the service queues 20,000 at the most."""
 MANY_ACCOUNTS = 100_000
 """For the question whether speed depends on how many accounts there are."""
 
@@ -145,7 +147,9 @@ class Bench:
             port=server.port,
             method=method,
             connections=options.connections,
-            in_flight=options.batches_in_flight if batched else options.in_flight,
+            in_flight=max(1, min(options.batches_in_flight, CALLS_IN_FLIGHT_MAX // batch))
+            if batched
+            else options.in_flight,
             batch=batch,
             repeats=repeats,
             warm_up_seconds=options.warm_up_seconds,
