@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-grpcio lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,8 +30,14 @@ demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, su
 test: .venv/.installed ## Run all tests
 	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
 
-bench: .venv/.installed ## Measure the hot path beside echo RPC and bare COPY
+bench: .venv/.installed ## Measure the service beside what limits it, some 7 minutes
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
+
+bench-full: .venv/.installed ## The same with several workers and 20 million stored calls, some 20 minutes
+	@exec .venv/bin/python -m tests.benchmarks --full $(ARGS)
+
+bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSIONS="1.76.0 1.80.0"
+	@exec .venv/bin/python -m tests.benchmarks.grpcio_versions $(VERSIONS) $(ARGS)
 
 lint: .venv/.installed .venv-proto/.ready ## Check style, types, the direction of imports, and the contract
 	.venv/bin/ruff check

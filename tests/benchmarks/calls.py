@@ -5,10 +5,11 @@ the account is drawn at random, so that a batch is neither sorted nor of one acc
 """
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
 from google.protobuf.message import Message
@@ -22,6 +23,8 @@ API = "DetectAuth"
 _SOME_CALL_ID = "00000000-0000-0000-0000-000000000000"
 _UUID4 = b"%b-%b-4%b-8%b-%b"
 _UUIDS_AT_ONCE = 1_000
+REPEATED_AFTER_BATCHES = 32
+"""So many batches later, some calls of a batch are sent again: most of those batches have been acknowledged by then."""
 _DRAWS = 65_536
 _SEED = 20261124
 
@@ -66,36 +69,71 @@ class Requests:
     """Makes requests, each with calls of its own, ready to be sent: after gRPC's prefix of five bytes."""
 
     def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
         self._uuids = _uuids()
         self._draws = _endless(traffic.draws())
-        records = [
-            resources_pb2.CallRecord(
-                account_id=account_id, api=API, call_id=_SOME_CALL_ID, occurred_at=_time(traffic, index)
-            )
-            for index, account_id in enumerate(traffic.account_ids())
-        ]
-        # The two messages have the same fields, so one serialises to the other.
-        self._record_call = [
-            _template(pb.RecordCallRequest.FromString(record.SerializeToString())) for record in records
-        ]
-        self._record = [_template(pb.BatchRecordCallsRequest(calls=[record])) for record in records]
-        self._check = [
-            prefixed(pb.CheckServiceStatusRequest(account_id=account_id).SerializeToString())
-            for account_id in traffic.account_ids()
-        ]
+        self._second = _varint(traffic.second)
+        self._earlier: deque[list[bytes]] = deque()
+
+    def occur_in(self, second: int) -> None:
+        """Let the calls to come occur in another second than the traffic's."""
+        self._second = _varint(second)
 
     def record_call(self) -> bytes:
         """Return a RecordCallRequest."""
-        return prefixed(self._record_call[next(self._draws)] % next(self._uuids))
+        return prefixed(self._record_call[next(self._draws)] % (*next(self._uuids), self._second))
 
-    def batch_record_calls(self, calls: int) -> bytes:
-        """Return a BatchRecordCallsRequest."""
-        record, draws, uuids = self._record, self._draws, self._uuids
-        return prefixed(b"".join([record[next(draws)] % next(uuids) for _ in range(calls)]))
+    def batch_record_calls(self, calls: int, repeats: int = 0) -> bytes:
+        """Return a BatchRecordCallsRequest.
+
+        Args:
+            calls: in it.
+            repeats: how many of them were in an earlier batch, which the first batches cannot have.
+
+        """
+        record, draws, uuids, second = self._batched, self._draws, self._uuids, self._second
+        again: list[bytes] = []
+        if repeats and len(self._earlier) == REPEATED_AFTER_BATCHES:
+            again = self._earlier.popleft()
+        records = [record[next(draws)] % (*next(uuids), second) for _ in range(calls - len(again))]
+        if repeats:
+            self._earlier.append(records[:repeats])
+        return prefixed(b"".join(again + records))
 
     def check_service_status(self) -> bytes:
         """Return a CheckServiceStatusRequest."""
         return self._check[next(self._draws)]
+
+    @cached_property
+    def _records(self) -> list[resources_pb2.CallRecord]:
+        return [
+            resources_pb2.CallRecord(
+                account_id=account_id, api=API, call_id=_SOME_CALL_ID, occurred_at=_time(self._traffic, index)
+            )
+            for index, account_id in enumerate(self._traffic.account_ids())
+        ]
+
+    @cached_property
+    def _record_call(self) -> list[bytes]:
+        # The two messages have the same fields, so one serialises to the other.
+        return [self._template(pb.RecordCallRequest.FromString(each.SerializeToString())) for each in self._records]
+
+    @cached_property
+    def _batched(self) -> list[bytes]:
+        return [self._template(pb.BatchRecordCallsRequest(calls=[record])) for record in self._records]
+
+    @cached_property
+    def _check(self) -> list[bytes]:
+        return [
+            prefixed(pb.CheckServiceStatusRequest(account_id=account_id).SerializeToString())
+            for account_id in self._traffic.account_ids()
+        ]
+
+    def _template(self, message: Message) -> bytes:
+        """Return a serialised message as a format that the parts of a UUID, and a second, are put in."""
+        text = message.SerializeToString().replace(b"%", b"%%").replace(_SOME_CALL_ID.encode(), _UUID4)
+        before, _, after = text.rpartition(_varint(self._traffic.second))
+        return before + b"%b" + after
 
 
 def rows(traffic: Traffic) -> Iterator[Row]:
@@ -117,9 +155,9 @@ def _time(traffic: Traffic, index: int) -> Timestamp:
     return Timestamp(seconds=traffic.second, nanos=(index + 1) % 1_000_000 * 1_000)
 
 
-def _template(message: Message) -> bytes:
-    """Return a serialised message as a format that the parts of a UUID are put in."""
-    return message.SerializeToString().replace(b"%", b"%%").replace(_SOME_CALL_ID.encode(), _UUID4)
+def _varint(second: int) -> bytes:
+    """Return a time of 1978 to 2038 as protobuf has it: five bytes, none of them a percent sign."""
+    return bytes((*(0x80 | second >> shift & 0x7F for shift in range(0, 28, 7)), second >> 28))
 
 
 def _uuids() -> Iterator[tuple[bytes, bytes, bytes, bytes, bytes]]:

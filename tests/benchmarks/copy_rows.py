@@ -22,6 +22,8 @@ from tests.benchmarks.processes import answer, question
 
 SCHEMA = "bench"
 TABLE = "bench_calls"
+INSERTED_TABLE = "bench_inserted_calls"
+"""Of the service that INSERTs each call."""
 COLUMNS = ("occurred_on", "account_id", "call_id", "occurred_at", "api", "result_code", "billing_month")
 
 
@@ -47,32 +49,35 @@ class CopyResult:
     """What this process took of a processor."""
 
 
-async def make_table(url: str, traffic: Traffic) -> None:
-    """Make the table, empty, like the service's `calls`."""
+async def make_tables(url: str, traffic: Traffic) -> None:
+    """Make the tables, empty, like the service's `calls`."""
     day = traffic.day()
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(f"""
-            CREATE SCHEMA {SCHEMA};
-            CREATE TABLE {SCHEMA}.{TABLE}
-                (LIKE calls INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)
-                PARTITION BY RANGE (occurred_on);
-            CREATE TABLE {SCHEMA}.{TABLE}_of_day PARTITION OF {SCHEMA}.{TABLE}
-                FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')
-                WITH (autovacuum_vacuum_insert_scale_factor = 0.5);
-        """)
+        await connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        for table in (TABLE, INSERTED_TABLE):
+            await connection.execute(f"""
+                CREATE TABLE {SCHEMA}.{table}
+                    (LIKE calls INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)
+                    PARTITION BY RANGE (occurred_on);
+                CREATE TABLE {SCHEMA}.{table}_of_day PARTITION OF {SCHEMA}.{table}
+                    FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')
+                    WITH (autovacuum_vacuum_insert_scale_factor = 0.5);
+            """)
     finally:
         await connection.close()
 
 
-async def count_rows(url: str) -> int:
-    """Return how many rows the table has."""
+async def count_rows(url: str) -> tuple[int, int]:
+    """Return how many rows were copied, and how many inserted."""
     connection = await asyncpg.connect(url)
     try:
-        count: int = await connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.{TABLE}")
+        copied, inserted = [
+            await connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.{table}") for table in (TABLE, INSERTED_TABLE)
+        ]
     finally:
         await connection.close()
-    return count
+    return copied, inserted
 
 
 async def run(plan: CopyPlan) -> CopyResult:

@@ -24,16 +24,7 @@ class EchoServicer(pb_grpc.MeteringServiceServicer):
     """Answers every RecordCall with the same message, which looks like the real service's."""
 
     def __init__(self) -> None:
-        self._response = pb.RecordCallResponse(
-            billing_month="2026-11",
-            service_status=resources_pb2.ServiceStatus(
-                account_id="bench-000000",
-                state=resources_pb2.SERVICE_STATE_ACTIVE,
-                outstanding=money_pb2.Money(currency_code="CNY"),
-                version=1,
-                age=Duration(nanos=500_000_000),
-            ),
-        )
+        self._response = response_of("bench-000000")
 
     async def RecordCall(  # noqa: N802
         self, request: pb.RecordCallRequest, context: aio.ServicerContext[Any, Any]
@@ -54,15 +45,29 @@ class _Bare:
         """Do nothing: the loop would wait for a future of each method at every RPC."""
 
 
-async def serve(port: int) -> None:
+async def serve(servicer: pb_grpc.MeteringServiceServicer, port: int) -> None:
     """Serve on a port (0: any) until terminated; the port is printed."""
     edge = _Bare()
-    pb_grpc.add_MeteringServiceServicer_to_server(EchoServicer(), edge)
+    pb_grpc.add_MeteringServiceServicer_to_server(servicer, edge)
     server = aio.server(handlers=edge.handlers, options=server_options(share_port=True))
     print(server.add_insecure_port(f"127.0.0.1:{port}"), flush=True)
     await server.start()
     await server.wait_for_termination()
 
 
+def response_of(account_id: str) -> pb.RecordCallResponse:
+    """Return a message that looks like the real service's answer."""
+    return pb.RecordCallResponse(
+        billing_month="2026-11",
+        service_status=resources_pb2.ServiceStatus(
+            account_id=account_id,
+            state=resources_pb2.SERVICE_STATE_ACTIVE,
+            outstanding=money_pb2.Money(currency_code="CNY"),
+            version=1,
+            age=Duration(nanos=500_000_000),
+        ),
+    )
+
+
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(EchoServicer(), int(sys.argv[1])))

@@ -60,6 +60,7 @@ www-authenticate""".splitlines()
 )
 _TABLE_BYTES = 4096
 """The size of the dynamic table while neither side asks for another one."""
+_SEEN_MAX = 1_000
 _ENTRY_BYTES = 32
 """What an entry counts for besides its name and value."""
 
@@ -133,7 +134,7 @@ class Decoder:
             headers[name] = value
         if changed:
             self._seen.clear()
-        else:
+        elif len(self._seen) < _SEEN_MAX:
             self._seen[block] = headers
         return headers
 
@@ -166,6 +167,6 @@ def _integer(block: bytes, place: int, bits: int) -> tuple[int, int]:
 def _string(block: bytes, place: int) -> tuple[str, int]:
     huffman = block[place] & 0x80
     length, place = _integer(block, place, 7)
-    # gRPC servers use Huffman codes for binary details of errors only, and an error ends the benchmark anyway.
+    # gRPC servers use Huffman codes for binary details of errors only, and not if a client takes those as they are.
     text = "(Huffman code)" if huffman else block[place : place + length].decode("latin-1")
     return text, place + length

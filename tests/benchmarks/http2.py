@@ -6,6 +6,7 @@ server does not do: whatever is unexpected ends the benchmark instead of spoilin
 
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from struct import Struct
 from urllib.parse import unquote
 
@@ -19,6 +20,11 @@ _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 
 _END_STREAM = _ACK = 0x1
 _END_HEADERS = 0x4
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 3, 4
+_ALLOW_TRUE_BINARY_METADATA = 0xFE03
+"""gRPC's own: headers that end in -bin come as they are, after a zero byte, not in base64 under a Huffman code."""
+
+_UNAVAILABLE = 14
+"""gRPC's number for how a call ends that was reset: whether it did anything is not known."""
 
 _FRAME_BYTES_MAX = 16_384
 """Every server takes frames of this size, and we ask for no larger ones."""
@@ -30,6 +36,17 @@ _RECEIVE_BYTES = 256 * 1024
 
 class LoadError(Exception):
     """A call failed, or the server did something unexpected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a call ended that did not end with OK."""
+
+    status: int
+    """gRPC's number."""
+    message: str
+    details: bytes
+    """A serialised google.rpc.Status, if the server sent one."""
 
 
 class _Upload:
@@ -73,7 +90,12 @@ class Connection:
         grant = _OUR_WINDOW_BYTES - _WINDOW_BYTES
         self._out = [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            _frame(_SETTINGS, 0, 0, _INITIAL_WINDOW_SIZE.to_bytes(2) + _OUR_WINDOW_BYTES.to_bytes(4)),
+            _frame(
+                _SETTINGS,
+                0,
+                0,
+                _SETTING.pack(_INITIAL_WINDOW_SIZE, _OUR_WINDOW_BYTES) + _SETTING.pack(_ALLOW_TRUE_BINARY_METADATA, 1),
+            ),
             _frame(_WINDOW_UPDATE, 0, 0, grant.to_bytes(4)),
         ]
 
@@ -102,11 +124,11 @@ class Connection:
             )
         return stream
 
-    def receive(self) -> list[tuple[int, bytes]]:
-        """Read what has come in; return the calls that have ended with OK: their numbers and serialised responses.
+    def receive(self) -> list[tuple[int, bytes | Refusal]]:
+        """Read what has come in; return the calls that have ended: their numbers and serialised responses.
 
         Raises:
-            LoadError: a call ended with another status, or the connection broke.
+            LoadError: the connection broke.
 
         """
         try:
@@ -116,7 +138,7 @@ class Connection:
         if not data:
             raise LoadError("the server closed the connection")
         data = self._unparsed + data if self._unparsed else data
-        ended: list[tuple[int, bytes]] = []
+        ended: list[tuple[int, bytes | Refusal]] = []
         place, end, opened = 0, len(data), self._open
         while end - place >= _HEADER_BYTES:
             length, flags, stream = _HEADER.unpack_from(data, place)
@@ -126,8 +148,8 @@ class Connection:
                 break
             place = begin + length
             payload = data[begin:place]
-            if kind == _HEADERS:
-                response = self._headers(flags, stream, payload)
+            if kind in {_HEADERS, _RST_STREAM}:
+                response = self._ended(kind, flags, stream, payload)
                 if response is not None:
                     ended.append((stream, response))
             elif kind == _DATA and not flags:
@@ -152,8 +174,13 @@ class Connection:
             self._out = [data[sent:]] if sent < len(data) else []
         return not self._out
 
-    def _headers(self, flags: int, stream: int, block: bytes) -> bytes | None:
-        """Take in headers; return the response if they end the call."""
+    def _ended(self, kind: int, flags: int, stream: int, block: bytes) -> bytes | Refusal | None:
+        """Take in headers or a reset; return the response if the call ends with it."""
+        if kind == _RST_STREAM:
+            self._uploads.pop(stream, None)
+            if self._open.pop(stream, None) is None:
+                return None  # after an early refusal, the server wants no more of the request
+            return Refusal(_UNAVAILABLE, f"HTTP/2 error {int.from_bytes(block)}", b"")
         headers = self._decoder.decode(block)
         if flags == _END_HEADERS | _END_STREAM:
             return _message(headers, self._open.pop(stream))
@@ -169,8 +196,6 @@ class Connection:
             if not flags & _ACK:
                 self._set(payload if kind == _SETTINGS else b"")
                 self._out.append(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
-        elif kind == _RST_STREAM:
-            raise LoadError(f"the server reset a call with HTTP/2 error {int.from_bytes(payload)}")
         elif kind == _GOAWAY:
             raise LoadError(f"the server sent us away: {payload[8:].decode(errors='replace')}")
         else:
@@ -210,11 +235,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b""
     return b"".join((_HEADER.pack(len(payload) << 8 | kind, flags, stream), payload))
 
 
-def _message(headers: dict[str, str], data: bytes) -> bytes:
-    """Return the response of a call that ended with these trailers; raises LoadError unless it is OK."""
+def _message(headers: dict[str, str], data: bytes) -> bytes | Refusal:
+    """Return the response of a call that ended with these trailers, or how else it ended."""
     status = headers.get("grpc-status")
     if status != "0":
-        raise LoadError(f"a call failed with gRPC status {status}: {unquote(headers.get('grpc-message', ''))}")
+        details = headers.get("grpc-status-details-bin", "").encode("latin-1")[1:]
+        return Refusal(int(status or 2), unquote(headers.get("grpc-message", "")), details)
     if data[0] != 0 or int.from_bytes(data[1:5]) != len(data) - 5:
         raise LoadError(f"a response is not one uncompressed message: {data[:16].hex()} …")
     return data[5:]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from faceid.metering.v1 import metering_service_pb2 as pb
-from tests.benchmarks.calls import Requests, Traffic
-from tests.benchmarks.http2 import Connection, LoadError
+from tests.benchmarks.calls import REPEATED_AFTER_BATCHES, Requests, Traffic
+from tests.benchmarks.http2 import Connection, LoadError, Refusal
 from tests.benchmarks.processes import answer, question
 
 ANSWER_SECONDS_MAX = 30
@@ -45,6 +45,8 @@ class LoadPlan:
     """Requests, over all connections."""
     batch: int
     """Calls in a request: 1 but for BatchRecordCalls."""
+    repeats: int
+    """So many of the calls in a batch were in one before it, but for the first ones."""
     warm_up_seconds: float
     seconds: float
     gather_seconds: float
@@ -57,11 +59,13 @@ class LoadResult:
     """What came of it. A call is one request, but for BatchRecordCalls one of its records."""
 
     calls: int
-    """Calls acknowledged during the measured time."""
+    """Calls acknowledged during the measured time, those that were repeated included."""
     seconds: float
     """The measured time."""
     calls_in_all: int
     """Calls acknowledged during warm-up, the measured time, and while the last answers came in."""
+    new_calls: int
+    """Those of them that were no duplicates."""
     processor_seconds: float
     """What this process took of a processor, during the measured time."""
     p50_ms: float
@@ -72,10 +76,7 @@ class LoadResult:
 def run(plan: LoadPlan) -> LoadResult:
     """Make the load; raises LoadError as soon as a call fails."""
     take, check = _traffic_of(plan)
-    connections = [
-        Connection(plan.host, plan.port, f"/faceid.metering.v1.MeteringService/{plan.method}")
-        for _ in range(plan.connections)
-    ]
+    connections = [Connection(plan.host, plan.port, path(plan.method)) for _ in range(plan.connections)]
     gc.collect()
     gc.freeze()
     gc.disable()  # it ends soon, and a pause here would be counted as the server's
@@ -99,12 +100,14 @@ class _ClosedLoop:
         plan: LoadPlan,
         selector: selectors.BaseSelector,
         take: Callable[[], bytes],
-        check: Callable[[bytes], None],
+        check: Callable[[bytes], int],
     ) -> None:
         self._plan = plan
         self._selector = selector
         self._take = take
         self._check = check
+        self._check_every = 1 if plan.repeats else _PARSE_EVERY
+        self._duplicates = 0
         self._started: dict[tuple[int, int], float] = {}
         self._answers = 0
         self._waits: list[float] = []
@@ -142,19 +145,25 @@ class _ClosedLoop:
                 self._waits.append(wait)
             if more:
                 self.call(connection)
+            if isinstance(response, Refusal):
+                raise LoadError(f"a call failed with gRPC status {response.status}: {response.message}")
+            if self._answers % self._check_every == 0:
+                self._duplicates += self._check(response)
             self._answers += 1
-            if self._answers % _PARSE_EVERY == 1:
-                self._check(response)
         self._flush(connection)
 
     def result(self) -> LoadResult:
         if not self._waits:
             raise LoadError(f"no call was answered within {self._plan.seconds} s")
+        repeated = self._plan.repeats * max(0, self._answers - REPEATED_AFTER_BATCHES)
+        if self._duplicates != repeated:
+            raise LoadError(f"{repeated} calls were sent again, and {self._duplicates} were taken for duplicates")
         waits = sorted(self._waits)
         return LoadResult(
             calls=len(waits) * self._plan.batch,
             seconds=self._plan.seconds,
             calls_in_all=self._answers * self._plan.batch,
+            new_calls=self._answers * self._plan.batch - repeated,
             processor_seconds=self._processor_seconds,
             p50_ms=1_000 * waits[len(waits) // 2],
             p99_ms=1_000 * waits[len(waits) * 99 // 100],
@@ -166,8 +175,13 @@ class _ClosedLoop:
             self._selector.modify(connection.socket, wanted, connection)
 
 
-def _traffic_of(plan: LoadPlan) -> tuple[Callable[[], bytes], Callable[[bytes], None]]:
-    """Return what gives the next request, and what checks a response."""
+def path(method: Method) -> str:
+    """Return the path of a method."""
+    return f"/faceid.metering.v1.MeteringService/{method}"
+
+
+def _traffic_of(plan: LoadPlan) -> tuple[Callable[[], bytes], Callable[[bytes], int]]:
+    """Return what gives the next request, and what checks a response and tells how many duplicates it speaks of."""
     requests = Requests(plan.traffic)
     match plan.method:
         case Method.RECORD_CALL:
@@ -175,37 +189,48 @@ def _traffic_of(plan: LoadPlan) -> tuple[Callable[[], bytes], Callable[[bytes], 
         case Method.CHECK_SERVICE_STATUS:
             return requests.check_service_status, _check_active
         case Method.BATCH_RECORD_CALLS:
-            return _prepared(requests, plan), lambda response: _check_batch(response, plan.batch)
+            # More than a server on this machine can take.
+            calls = 250_000 * (plan.warm_up_seconds + plan.seconds)
+            batches = prepared(lambda: requests.batch_record_calls(plan.batch, plan.repeats), int(calls / plan.batch))
+            return batches, lambda response: _check_batch(response, plan)
 
 
-def _prepared(requests: Requests, plan: LoadPlan) -> Callable[[], bytes]:
+def prepared(make: Callable[[], bytes], count: int) -> Callable[[], bytes]:
     """Return what gives the next batch. Most are made before the clock starts, since it takes some time to make them.
 
-    More than a server on this machine can take; should they not be enough, the others are made as they are needed.
+    Should they not be enough, the others are made as they are needed.
     """
-    ready = deque((requests.batch_record_calls(plan.batch),))
-    calls = 250_000 * (plan.warm_up_seconds + plan.seconds)
-    count = min(int(calls / plan.batch), _PREPARED_BYTES_MAX // len(ready[0]))
-    ready.extend(requests.batch_record_calls(plan.batch) for _ in range(count))
-    return lambda: ready.popleft() if ready else requests.batch_record_calls(plan.batch)
+    ready = deque((make(),))
+    count = min(count, _PREPARED_BYTES_MAX // len(ready[0]))
+    ready.extend(make() for _ in range(count))
+    return lambda: ready.popleft() if ready else make()
 
 
-def _check_recorded(response: bytes) -> None:
+def _check_recorded(response: bytes) -> int:
     message = pb.RecordCallResponse.FromString(response)
     if message.duplicate or not message.billing_month or message.service_status.state != 1:
         raise LoadError(f"a new call of an active account was answered: {message}")
+    return 0
 
 
-def _check_active(response: bytes) -> None:
+def _check_active(response: bytes) -> int:
     message = pb.CheckServiceStatusResponse.FromString(response)
     if message.service_status.state != 1:
         raise LoadError(f"an active account's status was answered: {message}")
+    return 0
 
 
-def _check_batch(response: bytes, batch: int) -> None:
+def _check_batch(response: bytes, plan: LoadPlan) -> int:
     message = pb.BatchRecordCallsResponse.FromString(response)
-    if message.accepted != batch or message.duplicates or message.rejections or message.not_active:
-        raise LoadError(f"{batch} new calls of active accounts were answered: {message}")
+    # A call that is on its way twice at once is new in one batch, whichever, and a duplicate in the other.
+    if (
+        message.accepted + message.duplicates != plan.batch
+        or (message.duplicates and not plan.repeats)
+        or message.rejections
+        or message.not_active
+    ):
+        raise LoadError(f"{plan.batch} calls of active accounts, {plan.repeats} repeated, were answered: {message}")
+    return message.duplicates
 
 
 if __name__ == "__main__":

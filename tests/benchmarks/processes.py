@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def running(
             process.wait()
 
 
-def python(module: str, *arguments: str) -> list[str]:
+def python(module: str, *arguments: str, interpreter: str = sys.executable) -> list[str]:
     """Return the command that runs a module."""
-    return [sys.executable, "-m", module, *arguments]
+    return [interpreter, "-m", module, *arguments]
 
 
 def ask(module: str, plan: "DataclassInstance", result: type[T], seconds_max: float) -> T:
@@ -75,4 +75,4 @@ def _load(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def _value(kind: Any, value: Any) -> Any:
-    return _load(kind, value) if isinstance(value, dict) else kind(value)
+    return _load(kind, value) if isinstance(kind, type) and is_dataclass(kind) else kind(value)

@@ -1,9 +1,11 @@
 """Who took how much of the processors: what a call costs in each process, and whether others were in the way."""
 
 import os
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _PROC = Path("/proc")
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
@@ -29,6 +31,26 @@ class ProcessorTime:
             ours=self.ours - earlier.ours,
             machine=self.machine - earlier.machine,
         )
+
+
+class Watch:
+    """Watches what the processors do during a block."""
+
+    def __init__(self, servers: Collection[int]) -> None:
+        self._servers = servers
+        self.taken = ProcessorTime()
+        self.others = 0.0
+        """The share of the machine that had nothing to do with us."""
+
+    def __enter__(self) -> Self:
+        self._begin = time.monotonic()
+        self._before = processor_time(self._servers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.taken = processor_time(self._servers) - self._before
+        seconds = (time.monotonic() - self._begin) * (os.cpu_count() or 1)
+        self.others = max(0.0, self.taken.machine - self.taken.ours) / seconds
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,21 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from metering import embedded_postgres
+from tests.benchmarks.books import Books
 from tests.benchmarks.processes import BenchmarkError, python, running
 
 START_SECONDS_MAX = 120
@@ -27,29 +31,47 @@ _SERVING = re.compile(r"grpc://(?P<host>[^\s:]+):(?P<port>\d+).*(?P<metrics_url>
 
 
 @dataclass(frozen=True)
-class Service:
-    """A running service."""
+class Server:
+    """Whom load goes to."""
 
     host: str
     port: int
-    process: int
+    processes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Commits:
+    """Commits of calls."""
+
+    number: float
+    calls: float
+    seconds: float
+
+    def __sub__(self, earlier: Self) -> "Commits":
+        """Return those since."""
+        return Commits(self.number - earlier.number, self.calls - earlier.calls, self.seconds - earlier.seconds)
+
+
+@dataclass(frozen=True)
+class Service(Server):
+    """A running service."""
+
     metrics_url: str
     database_url: str
+    books: Books = field(default_factory=Books)
 
     @property
     def target(self) -> str:
         """For a gRPC channel."""
         return f"{self.host}:{self.port}"
 
-    def commits(self) -> tuple[float, float]:
-        """Return how many commits of calls there were so far, and how many calls were in them."""
+    def commits(self) -> Commits:
+        """Return the commits of calls so far."""
         with urllib.request.urlopen(self.metrics_url, timeout=_METRICS_SECONDS_MAX) as response:
             metrics = response.read().decode()
-        count, calls = (
-            re.search(rf'^metering_batch_items_{name}{{queue="calls"}} (\S+)$', metrics, re.MULTILINE)
-            for name in ("count", "sum")
-        )
-        return float(count[1]) if count else 0.0, float(calls[1]) if calls else 0.0
+        names = ("batch_items_count", "batch_items_sum", "commit_seconds_sum")
+        found = (re.search(rf'^metering_{name}{{queue="calls"}} (\S+)$', metrics, re.MULTILINE) for name in names)
+        return Commits(*(float(each[1]) if each else 0.0 for each in found))
 
 
 @contextmanager
@@ -65,12 +87,30 @@ def fresh_postgres(parent: Path) -> Iterator[str]:
         shutil.rmtree(data_dir)
 
 
+def another_database(database_url: str, name: str) -> str:
+    """Make a database beside one, in the same PostgreSQL; return its URL."""
+
+    async def create() -> None:
+        connection = await asyncpg.connect(database_url)
+        try:
+            await connection.execute(f"CREATE DATABASE {name}")
+        finally:
+            await connection.close()
+
+    asyncio.run(create())
+    return urlsplit(database_url)._replace(path=f"/{name}").geturl()
+
+
 @contextmanager
-def running_service(database_url: str, time_zone: str, workers: int) -> Iterator[Service]:
-    """Run the service as its user would."""
+def running_service(
+    database_url: str, time_zone: str, workers: int, *, shift_seconds: float = 0.0, interpreter: str = sys.executable
+) -> Iterator[Service]:
+    """Run the service as its user would; with `shift_seconds`, its clock goes ahead by so much."""
+    module = ("tests.benchmarks.shifted_service", str(shift_seconds)) if shift_seconds else ("metering",)
     command = python(
-        *("metering", "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
+        *(*module, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
         *("--workers", str(workers), "--database-url", database_url, "--billing-timezone", time_zone),
+        interpreter=interpreter,
     )
     with (
         tempfile.TemporaryFile() as output,
@@ -80,7 +120,29 @@ def running_service(database_url: str, time_zone: str, workers: int) -> Iterator
         said = _wait_until_serving(
             process, lambda: os.pread(output.fileno(), _OUTPUT_BYTES_MAX, 0).decode(errors="replace")
         )
-        yield Service(said["host"], int(said["port"]), process.pid, said["metrics_url"], database_url)
+        yield Service(said["host"], int(said["port"]), (process.pid,), said["metrics_url"], database_url)
+
+
+@contextmanager
+def running_server(module: str, *arguments: str, interpreter: str = sys.executable) -> Iterator[Server]:
+    """Run one of the servers written for the benchmark, which tells its port."""
+    command = python(module, *arguments, interpreter=interpreter)
+    with running(command, stdout=subprocess.PIPE, stderr=None) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise BenchmarkError(f"{module} does not start")
+        yield Server("127.0.0.1", int(line), (process.pid,))
+
+
+@contextmanager
+def running_echo(workers: int) -> Iterator[Server]:
+    """Run echo servers on one port."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(running_server("tests.benchmarks.echo", "0"))]
+        while len(servers) < workers:
+            servers.append(stack.enter_context(running_server("tests.benchmarks.echo", str(servers[0].port))))
+        yield Server(servers[0].host, servers[0].port, tuple(each.processes[0] for each in servers))
 
 
 async def settle(database_url: str) -> None:
