@@ -152,7 +152,7 @@ async def test_a_submission_larger_than_a_batch_is_a_batch_of_its_own() -> None:
 
 
 async def test_under_load_two_commits_begin_no_closer_together_than_the_spacing() -> None:
-    database, spacing_s = Database(), 0.05
+    database, spacing_s = Database(), 0.02  # 60 calls would be worth more
     limits = BatcherLimits(queue_items_max=100, batch_items_max=100, committers=1, spacing_s=spacing_s)
     loop = asyncio.get_running_loop()
     async with running(database, limits) as batcher:

@@ -24,7 +24,10 @@ SERVICES = (
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 # More RPCs of one connection wait at its client, before they cost anything here: that is how a gateway is slowed down.
-STREAMS_MAX = 256
+# Not fewer: gRPC refuses the streams of a client that cancels many and opens others before we have seen it.
+STREAMS_MAX = 1_000
+# gRPC would cancel RPCs at random once 1,000 wait for the event loop. They are bounded by the line above, and by ours.
+PENDING_RPCS_MAX = 100_000
 # A client may ping an idle connection as often as this without being sent away.
 PING_INTERVAL_MIN_MS = 10_000
 
@@ -34,6 +37,8 @@ def server_options(*, share_port: bool) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", STREAMS_MAX),
+        ("grpc.server.max_pending_requests", PENDING_RPCS_MAX),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_RPCS_MAX),
         ("grpc.so_reuseport", int(share_port)),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
     )
