@@ -28,8 +28,8 @@ SPACING_MIN_S = 0.0025
 """A batch of more than one keeps the next one at least so far: commits of two or three calls take the processor from
 those that come in, and stay small by it."""
 SPACING_PER_ITEM_S = 0.0004
-"""For each call that shared the last commit, the next one keeps so much distance, up to the limit. So the distance grows
-from commit to commit only from 2,500 calls a second on, where company is worth waiting for. docs/performance.md."""
+"""For each call that shared the last commit, the next one keeps so much distance, up to the limit. So it grows from
+commit to commit only from 2,500 calls a second on, where company is worth waiting for. docs/performance.md."""
 RETRY_AFTER_MIN_S = 0.1
 """Who is refused is told to come back no sooner than this."""
 BACK_OFF_S = (0.05, 1.0)
