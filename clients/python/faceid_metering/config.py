@@ -92,7 +92,7 @@ class ClientConfig:
     """The most calls in a batch, up to 10,000."""
 
     queue_calls: int = 100_000
-    """The most calls waiting in memory, about 200 bytes each. `record` drops what comes beyond, and counts it."""
+    """The most calls waiting in memory, about 110 bytes each. `record` drops what comes beyond, and counts it."""
 
     durability: Durability = Durability.MEMORY
     """What `record` does unless told otherwise."""
