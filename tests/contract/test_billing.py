@@ -186,6 +186,23 @@ async def test_a_watch_tells_the_present_status_and_every_change(metering: Stubs
     assert {status.account_id for status in told} == {"acme", "later"}
 
 
+async def test_a_watch_of_changes_begins_with_a_heartbeat_and_leaves_out_what_is(metering: Stubs) -> None:
+    await metering.activate("acme")
+    request = metering_pb.WatchServiceStatusRequest(changes_only=True, heartbeats=True)
+
+    async with asyncio.timeout(LONG_S):
+        watch = metering.metering.WatchServiceStatus(request)
+        async for response in watch:
+            assert not response.HasField("service_status")
+            break
+        await metering.activate("later")
+        async for response in watch:
+            if response.HasField("service_status"):
+                assert response.service_status.account_id == "later"
+                break
+        watch.cancel()
+
+
 async def test_bills_are_listed_newest_first_by_pages(metering: Stubs, clock: FakeClock) -> None:
     await metering.activate("acme")
     await record(metering, "acme", "DetectAuth", 1)

@@ -61,6 +61,12 @@ async def test_a_watch_goes_on_after_the_connection_was_lost(
     assert len(caplog.records) == 2
 
 
+async def test_a_watch_leaves_out_heartbeats(server: ScriptedServer, metering: MeteringClient) -> None:
+    server.script["WatchServiceStatus"] = [[status(1), WatchServiceStatusResponse(), status(2), HANG]]
+
+    assert await watch(metering, 2) == [1, 2]
+
+
 async def test_a_watch_goes_on_after_the_service_ended_it(server: ScriptedServer, metering: MeteringClient) -> None:
     server.script["WatchServiceStatus"] = [[status(1)], [status(1), status(2), HANG]]
 

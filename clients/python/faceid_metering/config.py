@@ -29,7 +29,7 @@ class SpoolFull(StrEnum):
 
 
 class WhenUnknown(StrEnum):
-    """What `is_active` says of an account that it hasn't heard of yet."""
+    """What `is_active` says of an account that it hasn't heard of yet, or that the service does not know."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -92,7 +92,7 @@ class ClientConfig:
     """The most calls in a batch, up to 10,000."""
 
     queue_calls: int = 100_000
-    """The most calls waiting in memory, about 200 bytes each. `record` drops what comes beyond, and counts it."""
+    """The most calls waiting in memory, about 110 bytes each. `record` drops what comes beyond, and counts it."""
 
     durability: Durability = Durability.MEMORY
     """What `record` does unless told otherwise."""
@@ -130,7 +130,8 @@ class ClientConfig:
     """See WhenLost."""
 
     status_when_unknown: WhenUnknown = WhenUnknown.ALLOW
-    """What `is_active` says of an account that it hasn't heard of yet, while it asks."""
+    """What `is_active` says of an account that it hasn't heard of yet, while it asks; and of one that the service does
+    not know: it is not suspended, and its calls are rejected and kept, to be counted once it is activated."""
 
     on_rejected: Callable[[CallRecord, Rejection], None] = _ignore_rejection
     """Called with each recorded call that the service rejected: it is not going to be billed, nor sent again."""

@@ -34,14 +34,15 @@ class StatusBook:
         self._stub = MeteringServiceStub(connection.channel)
         self._stats = stats
         self._loop = asyncio.get_running_loop()
-        self._active: dict[str, bool] = {}
+        self._active: dict[str, bool | None] = {}
+        """None: the service does not know the account."""
         self._versions: dict[str, int] = {}
         self._wanted: dict[str, None] = {}
         self._woken = asyncio.Event()
         self._following = asyncio.Event()
         self._fresh_at = float("-inf")
         self._trusted = True
-        self._began_at = connection.runtime.monotonic_s()
+        self._began_at = float("inf")
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -53,7 +54,7 @@ class StatusBook:
 
     def _answer(self, account_id: str) -> bool:
         known = self._active.get(account_id)
-        if known is None:
+        if known is None and account_id not in self._active:
             self._want(account_id)
         if not self._trusted and self._config.status_when_lost is not WhenLost.LAST_KNOWN:
             allowed = self._config.status_when_lost is WhenLost.ALLOW
@@ -78,6 +79,7 @@ class StatusBook:
 
     def _wake(self) -> None:
         if not self._tasks and not self._closed:
+            self._began_at = self._connection.runtime.monotonic_s()
             work = {"follow": self._follow, "fetch": self._fetch, "trust": self._watch_trust}
             self._tasks = [asyncio.create_task(do(), name=f"metering status {name}") for name, do in work.items()]
         self._woken.set()
@@ -89,7 +91,7 @@ class StatusBook:
             return
         self._set(account_id, active=status.state == SERVICE_STATE_ACTIVE, version=status.version)
 
-    def _set(self, account_id: str, *, active: bool, version: int) -> None:
+    def _set(self, account_id: str, *, active: bool | None, version: int) -> None:
         if account_id not in self._active and len(self._active) >= self._config.status_accounts:
             oldest = next(iter(self._active))
             del self._active[oldest], self._versions[oldest]
@@ -140,8 +142,8 @@ class StatusBook:
                     WatchServiceStatusRequest(account_ids=accounts, heartbeats=True), self._fetched
                 )
                 for account_id in accounts:
-                    if account_id not in self._active:  # the service doesn't know it
-                        self._set(account_id, active=False, version=0)
+                    if account_id not in self._active:  # should the service come to know it, the changes tell
+                        self._set(account_id, active=None, version=0)
                     self._wanted.pop(account_id, None)
 
     def _fetched(self, status: ServiceStatus | None, _age_s: float) -> bool:

@@ -47,7 +47,8 @@ async def watch_service_status(
         try:
             async with aclosing(responses):
                 async for response in responses:
-                    yield response.service_status
+                    if response.HasField("service_status"):  # else it is a heartbeat
+                        yield response.service_status
         except MeteringError as error:
             if error.code in _REFUSED:
                 raise

@@ -6,6 +6,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from google.protobuf.duration_pb2 import Duration
 from google.type.money_pb2 import Money
 
 from faceid.metering.v1 import metering_service_pb2 as pb
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import grpc
 
 _RECORDS_MAX = 10_000
+_HEARTBEAT_S = 1.0
 _WATCHED_ACCOUNTS_MAX = 10_000
 
 
@@ -221,7 +223,9 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             raise invalid("account_ids", f"{len(request.account_ids)} accounts; name at most {_WATCHED_ACCOUNTS_MAX}")
         watched = {checks.name(each, f"account_ids[{index}]") for index, each in enumerate(request.account_ids)}
         books = self._books
-        sent: dict[str, int] = {}
+        with books.changed:
+            present = {account_id: account.version for account_id, account in books.accounts.items()}
+        sent = present if request.changes_only else {}
 
         def wake() -> None:
             with books.changed:
@@ -237,11 +241,15 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         context.add_callback(wake)
         while context.is_active():
             with books.changed:
-                books.changed.wait_for(lambda: news() or not context.is_active())
                 statuses = news()
             for status in statuses:
                 sent[status.account_id] = status.version
                 yield pb.WatchServiceStatusResponse(service_status=status)
+            if request.heartbeats:
+                yield pb.WatchServiceStatusResponse(heartbeat_age=Duration())
+            with books.changed:
+                timeout_s = _HEARTBEAT_S if request.heartbeats else None
+                books.changed.wait_for(lambda: news() or not context.is_active(), timeout_s)
 
     def ListCalls(  # noqa: N802
         self, request: pb.ListCallsRequest, context: "grpc.ServicerContext"
