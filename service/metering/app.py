@@ -133,7 +133,7 @@ class App:
             )
             rejected_calls = RejectedCallStore(database)
             retrier = Retrier(rejected_calls, recorder.calls, statuses, self._calendar, self._clock)
-            closer = MonthCloser(bills, self._calendar, self._clock)
+            closer = MonthCloser(bills, self._calendar, self._clock, self._metrics.bills_issued.inc)
             collector = Collector(bills, self._calendar, self._clock)
             runs = MonthlyRunStore(database)
             replica = f"{socket.gethostname()}:{os.getpid()}"

@@ -84,6 +84,7 @@ class Metrics:
             registry=registry,
         )
 
+        self.bills_issued = Counter("metering_issued_bills_total", "Bills issued.", registry=registry)
         self.unfolded_deltas = self._gauge("metering_unfolded_deltas", "Usage deltas not folded yet.", registry)
         self.bills = Gauge(
             "metering_unpaid_bills",

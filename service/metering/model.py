@@ -262,17 +262,15 @@ class MonthUsage(NamedTuple):
     """Calls of the same account, api, result code and month that stand on earlier bills."""
 
 
-@dataclass(frozen=True, slots=True)
-class BillLinePart:
+class BillLinePart(NamedTuple):
     """Calls of a line that have the same price."""
 
     quantity: int
     unit_price: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class BillLine:
-    """The calls of one api in one month, rated."""
+class BillLine(NamedTuple):
+    """The calls of one api in one month, rated. A tuple, because a close makes several for every account."""
 
     api: str
     occurred_month: Month

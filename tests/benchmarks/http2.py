@@ -99,6 +99,11 @@ class Connection:
             _frame(_WINDOW_UPDATE, 0, 0, grant.to_bytes(4)),
         ]
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the server lets another call in. A real client has its calls wait until then."""
+        return len(self._open) < self._streams_max
+
     def call(self, message: bytes) -> int:
         """Start a call; return its number.
 

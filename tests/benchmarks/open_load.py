@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import RetryInfo
@@ -134,16 +134,21 @@ class _OpenLoop:
         following = 0
         while following < count or self._open:
             now = time.perf_counter() - start
+            full = False
             for _ in range(_STARTED_AT_ONCE):
                 if following == count or self._arrivals[following] > now:
                     break
-                connection = next(turn)
+                connection = next((each for each in islice(turn, len(self._connections)) if each.has_room), None)
+                if connection is None:  # all are full: what is due waits here, and its time counts
+                    full = True
+                    break
                 stream = connection.call(self._requests[following])
                 self._open[id(connection), stream] = following
                 self._late[following] = now - self._arrivals[following]
                 following += 1
                 self._flush(connection)
-            rest = self._arrivals[following] - (time.perf_counter() - start) if following < count else None
+            awaits_answers = full or following == count
+            rest = None if awaits_answers else self._arrivals[following] - (time.perf_counter() - start)
             events = self._selector.select(ANSWER_SECONDS_MAX if rest is None else max(0.0, rest))
             if not events and rest is None:
                 raise LoadError(f"{len(self._open)} requests had no answer for {ANSWER_SECONDS_MAX} s")

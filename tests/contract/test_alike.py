@@ -1,5 +1,6 @@
 """The fake service and the real one are told the same, at random, and must answer the same."""
 
+import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -11,6 +12,7 @@ from faceid.metering.v1 import metering_service_pb2 as metering_pb
 from faceid.metering.v1 import resources_pb2 as pb
 from faceid_metering.testing import FakeClock
 from tests.support.service import Stubs
+from tests.support.waiting import LONG_S
 
 ACCOUNTS = ("acme", "beta")
 APIS = ("DetectAuth", "CompareFace", "LivenessCheck")
@@ -52,16 +54,26 @@ async def play(metering: Stubs, seed: int, clock: FakeClock) -> list[Message]:
                 answers.append(await metering.close_month(month))
             case "pay":
                 answers.append(await metering.pay(account_id, f"{chance.randrange(1, 9)}.5", str(chance.random())))
+                await change_heard_of(metering, account_id)
             case _ if (await metering.usage(account_id, month)).state == pb.MONTH_STATE_CLOSED:
                 request = {"account_id": account_id, "month": month}
                 if (await metering.usage(account_id, month)).total_calls:
                     answers.append(await metering.deduct(**request))
+                    await change_heard_of(metering, account_id)
     for account_id in ACCOUNTS:
         answers.append(await metering.account(account_id))
         for month in MONTHS:
             answers.append(await metering.usage(account_id, month))
             answers.extend(await metering.list_calls(account_id, month))
     return [without_times(answer) for answer in answers]
+
+
+async def change_heard_of(metering: Stubs, account_id: str) -> None:
+    """Wait until what is answered from memory is what stands on the books: a real service hears of it a moment later."""
+    on_the_books = (await metering.account(account_id)).service_status.state
+    async with asyncio.timeout(LONG_S):
+        while (await metering.status(account_id)).state != on_the_books:
+            await asyncio.sleep(0.001)
 
 
 def without_times(message: Message) -> Message:

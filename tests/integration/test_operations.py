@@ -161,7 +161,7 @@ async def test_the_demo_comes_out_as_it_should() -> None:
     assert "the books are right" in said
 
 
-async def test_metrics_of_a_service_in_this_process_count_carried_and_duplicate_calls(
+async def test_metrics_of_a_service_in_this_process_count_bills_carried_and_duplicate_calls(
     service: Service, clock: FakeClock
 ) -> None:
     await service.activate("acme")
@@ -169,7 +169,8 @@ async def test_metrics_of_a_service_in_this_process_count_carried_and_duplicate_
     call = service.call("acme", at=october)
     for _ in range(3):
         await service.record(call)
-    await service.close_month("2026-10")
+    for dry_run in (True, False, False):
+        await service.close_month("2026-10", dry_run=dry_run)
     await service.record_batch([service.call("acme", at=october) for _ in range(120)])
     with pytest.raises(grpc.aio.AioRpcError):
         await service.record(service.call("nobody"))
@@ -180,4 +181,5 @@ async def test_metrics_of_a_service_in_this_process_count_carried_and_duplicate_
     assert sample("metering_recorded_calls_total") == 121
     assert sample("metering_duplicate_calls_total") == 2
     assert sample("metering_carried_calls_total") == 120
+    assert sample("metering_issued_bills_total") == 1
     assert sample("metering_rejected_calls_total", reason="ACCOUNT_NOT_FOUND") == 1

@@ -65,12 +65,27 @@ class BillBook(Protocol):
 
 
 class MonthCloser:
-    """Closes months. May be repeated, killed, and done by several at once: each account gets one bill for a month."""
+    """Closes months. May be repeated, killed, and done by several at once: each account gets one bill for a month.
 
-    def __init__(self, book: BillBook, calendar: BillingCalendar, clock: Clock) -> None:
+    Args:
+        book: where months are closed.
+        calendar: of the billing time zone.
+        clock: the present time.
+        count_issued: is told of bills, some at a time, once they are committed.
+
+    """
+
+    def __init__(
+        self,
+        book: BillBook,
+        calendar: BillingCalendar,
+        clock: Clock,
+        count_issued: Callable[[int], object] | None = None,
+    ) -> None:
         self._book = book
         self._calendar = calendar
         self._clock = clock
+        self._count_issued = count_issued
 
     async def close(self, month: Month, *, dry_run: bool = False, progress: Progress | None = None) -> ClosedMonth:
         """Seal a month and issue its bills; with `dry_run`, only tell what that would come to.
@@ -96,6 +111,8 @@ class MonthCloser:
             after = account_ids[-1]
             accounts += len(account_ids)
             bills += len(issued)
+            if self._count_issued and not dry_run:
+                self._count_issued(len(issued))
             for bill in issued:
                 would_be[bill.currency] = would_be.get(bill.currency, Decimal(0)) + bill.total
             unrated += unrated_now[: UNRATED_ACCOUNTS_MAX - len(unrated)]
@@ -126,6 +143,7 @@ def rate_accounts(accounts: UnbilledAccounts, month: Month, issued_at: datetime)
     """Return the bills for accounts' usage, and the accounts that cannot be billed because an api has no price."""
     bills: list[Bill] = []
     unrated: list[AccountId] = []
+    due = due_date(month)
     for account_id, usage in groupby(accounts.usage, attrgetter("account_id")):
         lines, unrated_apis = rate(usage, partial(accounts.plan, account_id))
         if unrated_apis:
@@ -142,7 +160,7 @@ def rate_accounts(accounts: UnbilledAccounts, month: Month, issued_at: datetime)
                 total=total,
                 deducted=Decimal(0),
                 issued_at=issued_at,
-                due_date=due_date(month),
+                due_date=due,
                 lines=lines,
             )
         )

@@ -43,16 +43,20 @@ def rate(usage: Iterable[MonthUsage], plan_of: PlanOfMonth) -> tuple[tuple[BillL
 
 
 def _line(usage: list[MonthUsage], plan: PricePlan, price: ApiPrice) -> BillLine:
-    charged = [each for each in usage if each.result_code not in price.uncharged_result_codes]
-    charged_calls = sum(each.calls for each in charged)
-    parts = price_calls(price, sum(each.earlier_calls for each in charged), charged_calls)
+    calls = charged_calls = earlier_calls = 0
+    for each in usage:
+        calls += each.calls
+        if each.result_code not in price.uncharged_result_codes:
+            charged_calls += each.calls
+            earlier_calls += each.earlier_calls
+    parts = price_calls(price, earlier_calls, charged_calls)
     exact = Decimal(0)
     for part in parts:
         exact = EXACT.fma(Decimal(part.quantity), part.unit_price, exact)
     return BillLine(
         api=price.api,
         occurred_month=usage[0].occurred_month,
-        calls=sum(each.calls for each in usage),
+        calls=calls,
         charged_calls=charged_calls,
         parts=parts,
         exact_amount=exact,

@@ -1,10 +1,13 @@
 """The tables months, bills, bill_lines and ledger_entries."""
 
+import csv
+import io
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from metering.model import (
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
     from metering.store.database import Connection
 
+_ROWS_PER_PART = 500
+"""Rows that are sent together."""
 _BILL_COLUMNS = ("account_id", "month", "currency", "state", "total", "deducted", "issued_at", "due_date")
 _LINE_COLUMNS = (
     "account_id",
@@ -147,14 +152,19 @@ class UnbilledAccounts:
         sql = self._database.sql
         account_ids = [bill.account_id for bill in bills]
         await self._connection.fetch(sql["lock_accounts"], account_ids)
-        await self._connection.copy_records_to_table("bills", records=map(_bill_row, bills), columns=_BILL_COLUMNS)
-        await self._connection.copy_records_to_table(
-            "bill_lines",
-            records=(_line_row(bill, line) for bill in bills for line in bill.lines),
-            columns=_LINE_COLUMNS,
-        )
+        await self._copy("bills", _BILL_COLUMNS, map(_bill_row, bills))
+        await self._copy("bill_lines", _LINE_COLUMNS, (_line_row(bill, line) for bill in bills for line in bill.lines))
         await self._connection.execute(sql["bump_status_versions"], account_ids)
         await notify_status_changed(self._database, self._connection, account_ids)
+
+    async def _copy(self, table: str, columns: Sequence[str], rows: Iterable[tuple[object, ...]]) -> None:
+        """Append rows without a null to a table.
+
+        As text, so that asyncpg need not make binary decimals and dates.
+        """
+        await self._connection.copy_to_table(
+            table, source=_csv(rows), columns=columns, format="csv", force_not_null=columns
+        )
 
 
 class BillStore:
@@ -212,7 +222,7 @@ class BillStore:
 async def with_earlier_calls(
     database: Database,
     connection: "Connection",
-    counted: Iterable[tuple[AccountId, date, str, str, int]],
+    counted: Iterable[tuple[AccountId, Month, str, str, int]],
     month: Month,
 ) -> list[MonthUsage]:
     """Add to counts (account_id, occurred_month, api, result_code, calls) on the bill of `month` the earlier calls.
@@ -223,10 +233,7 @@ async def with_earlier_calls(
     carried = sorted(
         {(account_id, occurred_month) for account_id, occurred_month, *_ in counted if occurred_month < month}
     )
-    usage = {
-        (account_id, occurred_month, api, code): MonthUsage(account_id, Month(occurred_month), api, code, calls, 0)
-        for account_id, occurred_month, api, code, calls in counted
-    }
+    usage = {each[:4]: MonthUsage(*each, 0) for each in counted}
     if carried:
         on_this_bill = {(account_id, occurred_month, api) for account_id, occurred_month, api, _ in usage}
         for row in await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month):
@@ -266,6 +273,15 @@ def bill_of_row(row: "asyncpg.Record", lines: tuple[BillLine, ...] = ()) -> Bill
     return Bill(**{**row, "state": BillState(row["state"])}, lines=lines)
 
 
+async def _csv(rows: Iterable[tuple[object, ...]]) -> AsyncIterator[bytes]:
+    """Write rows as CSV, part by part: PostgreSQL works on one while the next one is written."""
+    waiting = iter(rows)
+    while part := list(islice(waiting, _ROWS_PER_PART)):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(part)
+        yield text.getvalue().encode()
+
+
 def _bill_row(bill: Bill) -> tuple[object, ...]:
     return tuple(getattr(bill, column) for column in _BILL_COLUMNS)
 
@@ -287,7 +303,8 @@ def read_line(row: "asyncpg.Record") -> BillLine:
 
 
 def _line_row(bill: Bill, line: BillLine) -> tuple[object, ...]:
-    parts = json.dumps([[part.quantity, f"{part.unit_price:f}"] for part in line.parts])
+    # Neither a number nor a decimal has anything to escape, and json.dumps takes several times as long.
+    parts = ", ".join(f'[{quantity}, "{unit_price:f}"]' for quantity, unit_price in line.parts)
     return (
         bill.account_id,
         bill.month,
@@ -295,7 +312,7 @@ def _line_row(bill: Bill, line: BillLine) -> tuple[object, ...]:
         line.api,
         line.calls,
         line.charged_calls,
-        parts,
+        f"[{parts}]",
         line.exact_amount,
         line.amount,
         line.price_plan_id,

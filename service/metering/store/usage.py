@@ -11,7 +11,6 @@ from metering.store.bills import read_bill, with_earlier_calls
 from metering.store.database import Database
 
 if TYPE_CHECKING:
-    from datetime import date
     from uuid import UUID
 
 CALLS_PER_READ = 1_000
@@ -48,9 +47,9 @@ class UsageStore:
             if account is None:
                 return None
             daily = [Usage(*row) for row in await connection.fetch(sql["usage_of_month"], account_id, month)]
-            monthly: Counter[tuple[date, str, str]] = Counter()
+            monthly: Counter[tuple[Month, str, str]] = Counter()
             for usage in daily:
-                monthly[usage.occurred_on.replace(day=1), usage.api, usage.result_code] += usage.calls
+                monthly[Month(usage.occurred_on.replace(day=1)), usage.api, usage.result_code] += usage.calls
             counted = [(account_id, *key, calls) for key, calls in monthly.items()]
             by_month = await with_earlier_calls(self._database, connection, counted, month)
             return AccountMonth(

@@ -1,0 +1,65 @@
+"""A close of thousands of accounts, killed at random moments: in a chunk, between two of them, before and after."""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import ServiceProcesses
+from tests.support.audit import assert_books_are_right
+from tests.support.service import PLAN, amount
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LAST_MONTH = datetime.now(UTC).replace(day=1, hour=0) - timedelta(days=5)
+MONTH = LAST_MONTH.strftime("%Y-%m")
+ACCOUNTS = 6_000
+"""Three chunks."""
+KILLS = 5
+KILLED_WITHIN_S = 0.4
+TOTALS = {1: Decimal("0.01"), 2: Decimal("0.03"), 3: Decimal("0.04")}
+"""What so many calls come to, at 0.0125 each."""
+
+
+@pytest.mark.timeout(180)
+async def test_a_close_killed_at_random_moments_and_run_again_gives_every_account_one_right_bill(
+    processes: ServiceProcesses, db: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    replica = await processes.start()
+    calls = {f"account-{number:04}": number % 3 + 1 for number in range(ACCOUNTS)}
+    await replica.activate("account-0000")
+    # As ActivateAccount would, but at once.
+    for statement in (
+        "INSERT INTO accounts (account_id, currency, activated_at) SELECT unnest($1::text[]), 'CNY', now()",
+        (
+            "INSERT INTO price_plan_assignments (account_id, from_month, price_plan_id)"
+            f" SELECT unnest($1::text[]), '0001-01-01', '{PLAN}'"
+        ),
+    ):
+        await db.execute(statement, sorted(calls)[1:])
+    records = [replica.call(each, at=LAST_MONTH) for each, number in calls.items() for _ in range(number)]
+    for start in range(0, len(records), ACCOUNTS):
+        answer = await replica.record_batch(records[start : start + ACCOUNTS])
+        assert answer.accepted == ACCOUNTS
+
+    story = []
+    """When it was killed, and how many bills there were then."""
+    for _ in range(KILLS):
+        moment_s = random.uniform(0, KILLED_WITHIN_S)
+        closing = asyncio.ensure_future(replica.close_month(MONTH))
+        await asyncio.wait({closing}, timeout=moment_s)
+        await replica.kill()
+        await asyncio.gather(closing, return_exceptions=True)
+        replica = await processes.start()
+        story.append((moment_s, await db.fetchval("SELECT count(*) FROM bills")))
+
+    closed = await replica.close_month(MONTH)
+    expected = {account_id: TOTALS[number] for account_id, number in calls.items()}
+    assert (closed.bills_issued, amount(closed.totals[0])) == (ACCOUNTS, sum(expected.values())), story
+    assert dict(map(tuple, await db.fetch("SELECT account_id, total FROM bills"))) == expected, story
+    assert await db.fetchval("SELECT count(*) FROM bills") == ACCOUNTS, story
+    await assert_books_are_right(processes.database_url)

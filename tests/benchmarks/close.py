@@ -1,0 +1,117 @@
+"""Measures the close of a month: `make bench-close`, or `make bench-close ARGS='--accounts 1000000'`.
+
+Each size has a database of its own, in one fresh PostgreSQL, and every account has calls of three apis. They are closed
+by the code that CloseMonth and the monthly run use, in a process of its own. At the end, every account must have its
+bill, with what it costs.
+"""
+
+import asyncio
+import json
+import sys
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import asyncpg
+import click
+from rich.console import Console
+from rich.table import Table
+
+from metering.embedded_postgres import EmbeddedPostgresError
+from metering.store.installation import migrate
+from tests.benchmarks.closing import ClosePlan, CloseResult
+from tests.benchmarks.processes import BenchmarkError, ask
+from tests.benchmarks.service import another_database, fresh_postgres
+
+_DIRECTORY = Path("build/bench-close")
+_TIME_ZONE = "Asia/Shanghai"
+_APIS = ("DetectAuth", "CompareFace", "DetectLiveFace")
+_CALLS = 37
+"""Of each account, api and day."""
+_PRICE = Decimal("0.01")
+_CLOSE_SECONDS_MAX = 1_800
+
+_SEED_PLAN = """
+    INSERT INTO price_plans (price_plan_id, version, currency, prices, created_at)
+    VALUES ('bench', 1, 'CNY', $1::jsonb, now())
+"""
+_SEED_ACCOUNTS = """
+    INSERT INTO accounts (account_id, currency, activated_at)
+    SELECT 'bench-' || to_char(n, 'FM0000000'), 'CNY', now() FROM generate_series(0, $1::integer - 1) AS n
+"""
+_SEED_ASSIGNMENTS = """
+    INSERT INTO price_plan_assignments (account_id, from_month, price_plan_id)
+    SELECT account_id, '0001-01-01', 'bench' FROM accounts
+"""
+_SEED_USAGE = """
+    INSERT INTO usage_daily (account_id, billing_month, occurred_on, api, result_code, calls)
+    SELECT account_id, $1::date, $1::date + day, api, '', $4
+    FROM accounts, generate_series(0, $2::integer - 1) AS day, unnest($3::text[]) AS api
+"""
+
+
+@click.command(help=__doc__)
+@click.option(
+    "--accounts",
+    "sizes",
+    type=click.IntRange(1, 10_000_000),
+    multiple=True,
+    default=(10_000, 100_000),
+    show_default=True,
+    help="With calls in the month; may be repeated.",
+)
+@click.option("--days", type=click.IntRange(1, 28), default=1, show_default=True, help="On which each has calls.")
+def main(sizes: tuple[int, ...], days: int) -> None:
+    """Measure, and show a line for each size."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    table = Table(title=f"Close, {len(_APIS)} apis on {days} days for each account", title_justify="left")
+    for heading in ("accounts", "close s", "µs/account", "of it Python", "peak MB", "months to close s", "… closed s"):
+        table.add_column(heading, justify="right")
+    try:
+        with fresh_postgres(_DIRECTORY) as server_url:
+            for accounts in sizes:
+                result = _measure(another_database(server_url, f"close_{accounts}"), accounts, days)
+                table.add_row(
+                    f"{accounts:,}",
+                    f"{result.seconds:.2f}",
+                    f"[bold]{1e6 * result.seconds / accounts:.0f}",
+                    f"{1e6 * result.processor_seconds / accounts:.0f}",
+                    f"{result.peak_mb:.0f}",
+                    f"{result.find_seconds:.2f}",
+                    f"{result.find_closed_seconds:.2f}",
+                )
+    except (BenchmarkError, EmbeddedPostgresError) as error:
+        sys.exit(f"error: {error}")
+    console.print(table)
+
+
+def _measure(database_url: str, accounts: int, days: int) -> CloseResult:
+    month = (datetime.now(UTC).date().replace(day=1) - timedelta(days=15)).replace(day=1)
+    asyncio.run(_seed(database_url, month, accounts, days))
+    plan = ClosePlan(database_url, _TIME_ZONE, month.isoformat())
+    result = ask("tests.benchmarks.closing", plan, CloseResult, _CLOSE_SECONDS_MAX)
+    expected = f"{accounts * len(_APIS) * days * _CALLS * _PRICE} CNY"
+    if (result.bills, result.total) != (accounts, expected):
+        raise BenchmarkError(f"{result.bills} bills of {result.total}; expected {accounts} of {expected}")
+    return result
+
+
+async def _seed(database_url: str, month: date, accounts: int, days: int) -> None:
+    """Put accounts, their price and their usage into the tables, as the owner."""
+    await migrate(database_url)
+    price = {"model": "PER_CALL", "free_calls": 0, "uncharged_result_codes": []}
+    tiers = [{"up_to": None, "unit_price": str(_PRICE)}]
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(_SEED_PLAN, json.dumps([{"api": api, "tiers": tiers, **price} for api in _APIS]))
+        await connection.execute(_SEED_ACCOUNTS, accounts)
+        await connection.execute(_SEED_ASSIGNMENTS)
+        await connection.execute(_SEED_USAGE, month, days, _APIS, _CALLS)
+        for statement in ("VACUUM (ANALYZE) accounts, price_plan_assignments, usage_daily", "CHECKPOINT"):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+if __name__ == "__main__":
+    main()
