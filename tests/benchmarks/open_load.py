@@ -138,15 +138,15 @@ class _OpenLoop:
             for _ in range(_STARTED_AT_ONCE):
                 if following == count or self._arrivals[following] > now:
                     break
-                connection = next((each for each in islice(turn, len(self._connections)) if each.has_room), None)
-                if connection is None:  # all are full: what is due waits here, and its time counts
+                free = next((each for each in islice(turn, len(self._connections)) if each.has_room), None)
+                if free is None:  # all are full: what is due waits here, and its time counts
                     full = True
                     break
-                stream = connection.call(self._requests[following])
-                self._open[id(connection), stream] = following
+                stream = free.call(self._requests[following])
+                self._open[id(free), stream] = following
                 self._late[following] = now - self._arrivals[following]
                 following += 1
-                self._flush(connection)
+                self._flush(free)
             awaits_answers = full or following == count
             rest = None if awaits_answers else self._arrivals[following] - (time.perf_counter() - start)
             events = self._selector.select(ANSWER_SECONDS_MAX if rest is None else max(0.0, rest))

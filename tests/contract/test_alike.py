@@ -69,7 +69,7 @@ async def play(metering: Stubs, seed: int, clock: FakeClock) -> list[Message]:
 
 
 async def change_heard_of(metering: Stubs, account_id: str) -> None:
-    """Wait until what is answered from memory is what stands on the books: a real service hears of it a moment later."""
+    """Wait until what is answered from memory is what stands on the books, which takes a real service a moment."""
     on_the_books = (await metering.account(account_id)).service_status.state
     async with asyncio.timeout(LONG_S):
         while (await metering.status(account_id)).state != on_the_books:
