@@ -24,12 +24,9 @@ RECENT_COMMITS = 32
 """How fast items are committed is told from so many commits."""
 SWEEP_INTERVAL_S = 0.05
 """How often it is looked for waiters whose time is up."""
-SPACING_MIN_S = 0.0025
-"""A batch of more than one keeps the next one at least so far: commits of two or three calls take the processor from
-those that come in, and stay small by it."""
-SPACING_PER_ITEM_S = 0.0004
-"""For each call that shared the last commit, the next one keeps so much distance, up to the limit. So it grows from
-commit to commit only from 2,500 calls a second on, where company is worth waiting for. docs/performance.md."""
+SPACING_PER_ITEM_S = 0.001
+"""For each call that shared the last commit, the next one keeps so much distance, up to the limit. Not much less: small
+commits would take the processor from the calls that come in, and stay small by it. docs/performance.md."""
 RETRY_AFTER_MIN_S = 0.1
 """Who is refused is told to come back no sooner than this."""
 BACK_OFF_S = (0.05, 1.0)
@@ -236,9 +233,7 @@ class Batcher(Generic[T, R]):
 
         The more calls were in the last one, the more of them will share the wait; a lone call has none.
         """
-        company = self._last_items - 1
-        spacing_s = max(SPACING_MIN_S, company * SPACING_PER_ITEM_S) if company > 0 else 0.0
-        spacing_s = min(self._limits.spacing_s, spacing_s)
+        spacing_s = min(self._limits.spacing_s, (self._last_items - 1) * SPACING_PER_ITEM_S)
         while self._waiting_items < self._limits.batch_items_max:
             rest = self._last_start + spacing_s - asyncio.get_running_loop().time()
             if rest <= 0:
