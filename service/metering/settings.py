@@ -33,7 +33,7 @@ class Settings:
     """Calls in a commit, at the most."""
     committers: int = 2
     """Commits at the same time in one worker."""
-    commit_spacing_ms: float = 5.0
+    commit_spacing_ms: float = 10.0
     """Under load, milliseconds between the starts of two commits of one worker, at the most."""
     shutdown_grace_s: float = 10.0
     """How long requests under way are given to end when the service stops."""
