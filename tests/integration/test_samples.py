@@ -14,8 +14,6 @@ from samples import grpc_gateway, plain_gateway, starlette_gateway
 from tests.support.recording import RecordedInMemory
 from tests.support.waiting import until
 
-needs_record = pytest.mark.skipif(not hasattr(MeteringClient, "record"), reason="MeteringClient has no record() yet")
-
 
 class InMemory(RecordedInMemory):
     """The client in memory, with what a test asks of both."""
@@ -46,7 +44,7 @@ class Delivering:
         await until(lambda: not self.client.is_active(account_id))
 
 
-@pytest.fixture(params=["in memory", pytest.param("delivering", marks=needs_record)])
+@pytest.fixture(params=["in memory", "delivering"])
 async def metering(request: pytest.FixtureRequest) -> AsyncIterator[InMemory | Delivering]:
     if request.param == "in memory":
         yield InMemory()

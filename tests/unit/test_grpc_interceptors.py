@@ -120,9 +120,10 @@ def channel(request: pytest.FixtureRequest) -> Channel:
     return request.getfixturevalue(f"{request.param}_channel")
 
 
-def start(channel: Channel, kind: str, text: bytes, metadata: Any = METADATA) -> Any:
+def start(channel: Channel, kind: str, text: Any, metadata: Any = METADATA) -> Any:
     method: Any = getattr(channel, "unary_stream" if kind == "writer" else kind)(f"/Face/{kind}")
-    return method(iter([text]) if kind.startswith("stream") else text, metadata=metadata, timeout=10)
+    streams = kind.startswith("stream") and isinstance(text, bytes)
+    return method(iter([text]) if streams else text, metadata=metadata, timeout=10)
 
 
 async def finish(call: Any, kind: str) -> list[bytes]:
@@ -158,9 +159,16 @@ async def test_a_suspended_account_is_denied_and_not_recorded(
     channel: Channel, metering: RecordedInMemory, kind: str
 ) -> None:
     metering.suspended.add("acme")
+    ended = asyncio.Event()
+
+    async def silence() -> AsyncIterator[bytes]:
+        """Send nothing: a client that is sending while it is denied may hear of that only, and not of the status."""
+        await ended.wait()
+        yield b"never heard"
 
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await finish(start(channel, kind, b"hello"), kind)
+        await finish(start(channel, kind, silence() if kind.startswith("stream") else b"hello"), kind)
+    ended.set()
 
     assert failed.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert reason_of(failed.value) == "ACCOUNT_SUSPENDED"

@@ -53,9 +53,7 @@ class _Meter:
         call.record(self.result_code(status))
 
 
-class MeteringInterceptor(aio.ServerInterceptor):
-    """Meters a server of asyncio."""
-
+class _Interceptor:
     def __init__(
         self,
         metering: Metering,
@@ -73,6 +71,10 @@ class MeteringInterceptor(aio.ServerInterceptor):
             time_s: The time of day, in seconds since 1970.
         """
         self._meter = _Meter(metering, identify, result_code, time_s)
+
+
+class MeteringInterceptor(_Interceptor, aio.ServerInterceptor):
+    """Meters a server of asyncio."""
 
     async def intercept_service(
         self,
@@ -121,19 +123,8 @@ class MeteringInterceptor(aio.ServerInterceptor):
         return serve
 
 
-class SyncMeteringInterceptor(grpc.ServerInterceptor):
-    """Meters a server of threads."""
-
-    def __init__(
-        self,
-        metering: Metering,
-        identify: Identify,
-        *,
-        result_code: Callable[[grpc.StatusCode], str] = result_code_of_status,
-        time_s: Callable[[], float] = time.time,
-    ) -> None:
-        """Meter with a client for threads; the arguments are those of MeteringInterceptor."""
-        self._meter = _Meter(metering, identify, result_code, time_s)
+class SyncMeteringInterceptor(_Interceptor, grpc.ServerInterceptor):
+    """Meters a server of threads, with a client for threads."""
 
     def intercept_service(
         self,

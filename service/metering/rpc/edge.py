@@ -24,7 +24,7 @@ class Edge(grpc.GenericRpcHandler):
 
     It takes the place of the server in what generated code calls to register a servicer, and is then registered itself.
     Generated code would register each method for itself, and the event loop then waits for a future of each of them at
-    every RPC: with our 20 methods that took a third of the time of an RPC that does nothing. docs/performance.md.
+    every RPC. What that costs is in docs/adr/0003-methods-are-found-by-name.md.
     """
 
     def __init__(self, metrics: Metrics) -> None:

@@ -50,7 +50,6 @@ class CallStore:
                 self._partitions.clear()
                 raise TransactionConflictError(str(error)) from error
             raise RowRefusedError(str(error)) from error
-
         self._recent.add(call_ids)
         return receipts
 
