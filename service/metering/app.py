@@ -19,6 +19,7 @@ from metering.billing.months import BillingCalendar
 from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError
+from metering.loop_load import LoopLoad
 from metering.metrics import Metrics
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
@@ -128,8 +129,16 @@ class App:
                 committers=self._settings.committers,
                 spacing_s=self._settings.commit_spacing_ms / 1000,
             )
+            load = LoopLoad()
             recorder = Recorder(
-                calls, RejectedCallStore(recording_db), statuses, self._calendar, self._clock, limits, self._metrics
+                calls,
+                RejectedCallStore(recording_db),
+                statuses,
+                self._calendar,
+                self._clock,
+                limits,
+                self._metrics,
+                load.share,
             )
             rejected_calls = RejectedCallStore(database)
             retrier = Retrier(rejected_calls, recorder.calls, statuses, self._calendar, self._clock)
@@ -165,7 +174,7 @@ class App:
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
                     "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
-                    "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
+                    "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
                     "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
@@ -225,9 +234,10 @@ class App:
                 "the monthly run failed, and is tried again in %.0f s; recording goes on", MONTHLY_RUN_INTERVAL_S
             )
 
-    async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses) -> None:
+    async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses, load: LoopLoad) -> None:
         self._turned_at = time.monotonic()
         self._metrics.loop_turned.set(time.time())
+        self._metrics.loop_busy.set(load.share())
         for batcher, metrics in (
             (recorder.calls, self._metrics.calls),
             (recorder.rejects, self._metrics.rejects),

@@ -133,6 +133,12 @@ class Metrics:
             multiprocess_mode="livemin",
             registry=registry,
         )
+        self.loop_busy = Gauge(
+            "metering_loop_busy_ratio",
+            "For which share of the last moment the event loop had something to do; of several workers, the busiest.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.workers = Gauge(
             "metering_workers", "Worker processes that run.", multiprocess_mode="livesum", registry=registry
         )

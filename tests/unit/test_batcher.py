@@ -51,6 +51,7 @@ class Database:
         self.open = asyncio.Event()
         self.open.set()
         self.counts = Counts()
+        self.busy = 1.0
 
     async def commit(self, items: Sequence[int]) -> Sequence[str]:
         self.begun.append(list(items))
@@ -67,7 +68,7 @@ class Database:
         return MeteringError(Reason.UNRECORDABLE, message)
 
     def batcher(self, limits: BatcherLimits = PLENTY) -> Batcher[int, str]:
-        return Batcher(self.commit, self.refuse, limits, self.counts, "numbers")
+        return Batcher(self.commit, self.refuse, limits, self.counts, "numbers", lambda: self.busy)
 
 
 @asynccontextmanager
@@ -151,8 +152,8 @@ async def test_a_submission_larger_than_a_batch_is_a_batch_of_its_own() -> None:
     assert database.begun == [[0], [1], [2, 3, 4, 5, 6], [7]]
 
 
-async def test_under_load_two_commits_begin_no_closer_together_than_the_spacing() -> None:
-    database, spacing_s = Database(), 0.02  # 60 calls would be worth more
+async def test_while_the_event_loop_is_busy_two_commits_begin_no_closer_together_than_the_spacing() -> None:
+    database, spacing_s = Database(), 0.02
     limits = BatcherLimits(queue_items_max=100, batch_items_max=100, committers=1, spacing_s=spacing_s)
     loop = asyncio.get_running_loop()
     async with running(database, limits) as batcher:
@@ -161,6 +162,27 @@ async def test_under_load_two_commits_begin_no_closer_together_than_the_spacing(
         assert loop.time() - start < spacing_s
         await batcher.submit([61], LONG_S)
         assert loop.time() - start >= spacing_s
+
+
+async def test_the_spacing_grows_with_how_busy_the_event_loop_is() -> None:
+    database, spacing_s = Database(), 0.05
+    database.busy = (batcher_module.SPACED_FROM_BUSY + batcher_module.SPACED_FULLY_BUSY) / 2
+    limits = BatcherLimits(queue_items_max=100, batch_items_max=100, committers=1, spacing_s=spacing_s)
+    loop = asyncio.get_running_loop()
+    async with running(database, limits) as batcher:
+        start = loop.time()
+        await batcher.submit(range(60), LONG_S)
+        await batcher.submit([60], LONG_S)
+        assert loop.time() - start >= 0.9 * spacing_s / 2
+
+
+async def test_while_the_event_loop_has_little_to_do_calls_in_company_do_not_wait_either() -> None:
+    database = Database()
+    database.busy = batcher_module.SPACED_FROM_BUSY
+    limits = BatcherLimits(queue_items_max=1_000, batch_items_max=1_000, committers=1, spacing_s=10 * LONG_S)
+    async with running(database, limits) as batcher, asyncio.timeout(LONG_S):
+        for _ in range(3):
+            await batcher.submit(range(60), LONG_S)
 
 
 async def test_calls_one_after_the_other_do_not_wait_for_the_spacing() -> None:
@@ -192,9 +214,9 @@ async def test_as_many_batches_are_committed_at_the_same_time_as_there_are_commi
 
 async def test_no_more_may_wait_than_is_committed_in_the_time_that_one_may_wait() -> None:
     database = Database()
-    limits = BatcherLimits(queue_items_max=10_000, batch_items_max=10_000, committers=2, spacing_s=0, queue_wait_s=3)
+    limits = BatcherLimits(queue_items_max=10_000, batch_items_max=1_000, committers=2, spacing_s=0, queue_wait_s=3)
     async with running(database, limits) as batcher:
-        batcher._committed(1_000, 2.0)  # two at a time: 1,000 a second
+        batcher._committed(1_000, 2.0)  # two batches of 1,000 at a time: 1,000 a second
         held = await hold(database, batcher, 0)
         waiting = submit(batcher, *range(1, 3_000))
         await until(lambda: len(database.begun) == 2)
@@ -203,6 +225,16 @@ async def test_no_more_may_wait_than_is_committed_in_the_time_that_one_may_wait(
         assert refused.value.retry_after_s == 1.5
         database.open.set()
         await asyncio.gather(held, waiting)
+
+
+async def test_small_commits_do_not_shut_the_queue_for_large_ones() -> None:
+    database = Database()
+    limits = BatcherLimits(queue_items_max=50_000, batch_items_max=10_000, committers=2, spacing_s=0, queue_wait_s=2)
+    async with running(database, limits) as batcher:
+        batcher._committed(1, 0.004)  # as fast as one call can be, which is not how fast many are
+        batches = [submit(batcher, *range(first, first + 1_000)) for first in range(0, 20_000, 1_000)]
+        await asyncio.gather(*batches)
+    assert len(database.committed) == 20_000
 
 
 async def test_a_slow_commit_does_not_shut_the_queue_for_a_moments_burst() -> None:

@@ -140,7 +140,9 @@ class Desk:
         self.statuses.add(status_of("not-yet-seen"), known=False)
         limits = BatcherLimits(queue_items_max=1_000, batch_items_max=100, committers=1, spacing_s=0)
         calendar = BillingCalendar.of_zone("Asia/Shanghai")
-        self.recorder = Recorder(self.book, self.book, self.statuses, calendar, self.clock, limits, self.metrics)
+        self.recorder = Recorder(
+            self.book, self.book, self.statuses, calendar, self.clock, limits, self.metrics, busy=lambda: 0.0
+        )
 
     async def record(self, sent: CallFields) -> Recorded:
         return await self.recorder.record(sent, LONG_S)

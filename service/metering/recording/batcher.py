@@ -1,7 +1,7 @@
 """Group commit: what waits is committed together.
 
 There is no timer that a lone call would have to wait for: it is committed at once. Calls that come in during a commit
-are the next batch, so that batches grow by themselves under load. While they have company, a few milliseconds lie
+are the next batch, so that batches grow by themselves under load. While the event loop is busy, a few milliseconds lie
 between the starts of two commits, since many small commits would take the processor that calls need.
 """
 
@@ -21,12 +21,12 @@ R = TypeVar("R")
 QUEUE_ITEMS_MIN = 1_000
 """So many may wait however slow the last commits were: they are no more than a moment's burst."""
 RECENT_COMMITS = 32
-"""How fast items are committed is told from so many commits."""
+"""How long a commit takes is told from so many."""
 SWEEP_INTERVAL_S = 0.05
 """How often it is looked for waiters whose time is up."""
-SPACING_PER_ITEM_S = 0.001
-"""For each call that shared the last commit, the next one keeps so much distance, up to the limit. Not much less: small
-commits would take the processor from the calls that come in, and stay small by it. docs/performance.md."""
+SPACED_FROM_BUSY, SPACED_FULLY_BUSY = 0.5, 0.9
+"""While the event loop is busy for less than the first share of its time, commits keep no distance; from the second on
+they keep all of it. docs/performance.md has what other rules gave."""
 RETRY_AFTER_MIN_S = 0.1
 """Who is refused is told to come back no sooner than this."""
 BACK_OFF_S = (0.05, 1.0)
@@ -56,9 +56,9 @@ class BatcherLimits:
     committers: int
     """Batches being committed at the same time."""
     spacing_s: float
-    """Under load, a batch begins no sooner after the one before than this, unless it is full."""
+    """When the event loop is busy, a batch begins no sooner after the one before than this, unless it is full."""
     queue_wait_s: float = 2.0
-    """Items that would have to wait longer than this are refused, going by how fast the last ones were committed."""
+    """Items that would have to wait longer than this are refused, going by how long the last commits took."""
 
 
 class _Submission(Generic[T, R]):
@@ -90,6 +90,7 @@ class Batcher(Generic[T, R]):
         limits: bounds.
         metrics: is told what happens.
         name: in log messages.
+        busy: returns for which share of the last moment the event loop has been busy, 0 to 1.
 
     """
 
@@ -100,19 +101,21 @@ class Batcher(Generic[T, R]):
         limits: BatcherLimits,
         metrics: BatcherMetrics,
         name: str,
+        busy: Callable[[], float],
     ) -> None:
         self._commit = commit
         self._refuse = refuse
         self._limits = limits
         self._metrics = metrics
         self._name = name
+        self._busy = busy
         self._waiting: deque[_Submission[T, R]] = deque()
         self._waiting_items = 0
         self._committing: list[list[_Submission[T, R]]] = []
         self._committing_items = 0
         self._arrived = asyncio.Event()
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT_COMMITS)
-        """Items and seconds of the last commits."""
+        self._recent_s: deque[float] = deque(maxlen=RECENT_COMMITS)
+        """How long the last commits took."""
         self._capacity = limits.queue_items_max
         self._last_start = 0.0
         self._last_items = 0
@@ -166,11 +169,17 @@ class Batcher(Generic[T, R]):
         return MeteringError(Reason.QUEUE_FULL, msg, retry_after_s=min(retry_after_s, self._limits.queue_wait_s))
 
     def _committed(self, items: int, seconds: float) -> None:
-        """Take in how long a commit took: as many may wait as are committed in the time that one may wait."""
+        """Take in how long a commit took: as many may wait as are committed in the time that one may wait.
+
+        That is reckoned in full batches, since what waits longest shares a commit with as many as fit: how fast items
+        were committed while few came says nothing about how fast many are.
+        """
         self._metrics.committed(items, seconds)
-        self._recent.append((items, seconds))
-        rate = sum(items for items, _ in self._recent) / max(1e-6, sum(seconds for _, seconds in self._recent))
-        waiting_max = int(self._limits.committers * rate * self._limits.queue_wait_s)
+        self._recent_s.append(seconds)
+        commits = (
+            self._limits.committers * self._limits.queue_wait_s * len(self._recent_s) / max(1e-6, sum(self._recent_s))
+        )
+        waiting_max = int(commits * self._limits.batch_items_max)
         self._capacity = min(self._limits.queue_items_max, max(QUEUE_ITEMS_MIN, waiting_max))
 
     async def run(self) -> None:
@@ -229,11 +238,14 @@ class Batcher(Generic[T, R]):
                     log.warning("the database is back: %s are committed again", self._name)
 
     async def _keep_spacing(self) -> None:
-        """Under load, leave a few milliseconds between the starts of two commits, so that batches become larger.
+        """Leave a few milliseconds between the starts of two commits while the event loop has more to do than that.
 
-        The more calls were in the last one, the more of them will share the wait; a lone call has none.
+        Batches are larger then, and leave the processor to the calls that come in. A lone call never waits.
         """
-        spacing_s = min(self._limits.spacing_s, (self._last_items - 1) * SPACING_PER_ITEM_S)
+        if self._last_items <= 1 and self._waiting_items <= 1:
+            return
+        share = (self._busy() - SPACED_FROM_BUSY) / (SPACED_FULLY_BUSY - SPACED_FROM_BUSY)
+        spacing_s = self._limits.spacing_s * min(1.0, max(0.0, share))
         while self._waiting_items < self._limits.batch_items_max:
             rest = self._last_start + spacing_s - asyncio.get_running_loop().time()
             if rest <= 0:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter
@@ -108,6 +108,7 @@ class Recorder:
         clock: Clock,
         limits: BatcherLimits,
         metrics: RecordingMetrics,
+        busy: Callable[[], float],
     ) -> None:
         self._rejected_calls = rejected_calls
         self._book = book
@@ -115,8 +116,8 @@ class Recorder:
         self._clock = clock
         self._metrics = metrics
         self._validator = CallValidator(calendar)
-        self.calls = Batcher(self._commit, self._refuse, limits, metrics.calls, "calls")
-        self.rejects = Batcher(self._keep, self._refuse_rejected, REJECTING, metrics.rejects, "rejected calls")
+        self.calls = Batcher(self._commit, self._refuse, limits, metrics.calls, "calls", busy)
+        self.rejects = Batcher(self._keep, self._refuse_rejected, REJECTING, metrics.rejects, "rejected calls", busy)
 
     async def record(self, fields: CallFields, wait_s: float) -> Recorded:
         """Record one call; return once it is committed.
