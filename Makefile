@@ -1,7 +1,7 @@
 # `make` lists what can be made. Everything that is needed is set up on the way, in .venv and .venv-proto.
 
 PYTHON ?= python3
-TESTS ?= tests/unit tests/integration tests/contract tests/acceptance tests/adversity
+TESTS ?= tests/unit tests/simulation tests/integration tests/contract tests/acceptance tests/adversity
 ARGS ?=
 
 PROTOS = $(wildcard proto/faceid/metering/v1/*.proto)
@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSI
 
 bench-client: .venv/.installed ## Measure what the Python client costs a gateway, half a minute
 	@exec .venv/bin/python -m tests.benchmarks.client
+
+simulate: .venv/.installed ## Simulate recording in all troubles for a minute: ARGS='--seconds 600 --seed 1'
+	@exec .venv/bin/python -m tests.simulation $(ARGS)
 
 lint: .venv/.installed .venv-proto/.ready ## Check style, types, the direction of imports, and the contract
 	.venv/bin/ruff check
