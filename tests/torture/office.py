@@ -153,7 +153,7 @@ class Office:
                 early = error.code() is grpc.StatusCode.FAILED_PRECONDITION and reason_of(error) == "MONTH_NOT_ENDED"
                 if error.code() not in RETRIABLE and not early:
                     self._journal.write(wrong=f"{error.code().name}: {error.details()}")
-                    raise
+                    await asyncio.sleep(1)
                 await asyncio.sleep(self._rng.uniform(0.05, 0.3))
 
 
