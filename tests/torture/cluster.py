@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,7 @@ async def running_cluster(directory: Path, workers: list[int], defect: str, now:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metering-torture-")))
         small_disk = stack.enter_context(disk_of_its_own(data_dir))
         postgres = Postgres(data_dir, small_disk=small_disk)
+        stack.callback(_keep_log, data_dir, directory)
         stack.push_async_callback(postgres.stop)
         await postgres.start()
         replicas = []
@@ -217,6 +219,12 @@ async def running_cluster(directory: Path, workers: list[int], defect: str, now:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+
+
+def _keep_log(data_dir: Path, directory: Path) -> None:
+    log = data_dir / "postgres.log"
+    if log.exists():
+        shutil.copy(log, directory)
 
 
 @contextmanager

@@ -8,14 +8,12 @@ import contextlib
 import os
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
 
-from tests.conftest import execute
 from tests.support.postgres import kill_server
 from tests.support.processes import ServiceProcess
 from tests.support.proxy import TcpProxy

@@ -27,8 +27,6 @@ class Answer(NamedTuple):
     """None: it was not told for this call alone."""
     billing_month: str | None
     """Likewise."""
-    deliveries: int
-    """How often the call had been sent by then; 0: not known."""
 
 
 class Journal:

@@ -17,7 +17,7 @@ from faceid.metering.v1 import metering_service_pb2 as metering_pb
 from faceid.metering.v1 import resources_pb2 as pb
 from metering.billing.months import BillingCalendar, format_month, month_of, next_month
 from metering.model import Month
-from tests.support.service import PLAN, Stubs, amount, reason_of, standard_plan
+from tests.support.service import Stubs, amount, reason_of, standard_plan
 from tests.torture.clock import SharedClock
 from tests.torture.journal import Journal
 from tests.torture.raw_client import RETRIABLE

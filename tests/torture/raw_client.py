@@ -49,7 +49,6 @@ class RawClient:
         self._traffic = Traffic(self._rng, clock)
         self._replicas = [Stubs(grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)) for target in targets]
         self._recorded: deque[SentCall] = deque(maxlen=REMEMBERED)
-        self._deliveries: dict[str, int] = {}
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,7 +91,6 @@ class RawClient:
         """Send a call until it is answered."""
         request = metering_pb.RecordCallRequest.FromString(record_of(call).SerializeToString())
         while True:
-            self._count_delivery(call)
             try:
                 answer = await self._replica().metering.RecordCall(request, timeout=ATTEMPT_S)
             except grpc.aio.AioRpcError as error:
@@ -100,7 +98,7 @@ class RawClient:
                     self._journal.write(rejected={call.call_id: self._reason(error)})
                     return
             else:
-                told = Answer(call.call_id, answer.duplicate, answer.billing_month, self._deliveries[call.call_id])
+                told = Answer(call.call_id, answer.duplicate, answer.billing_month)
                 self._journal.acknowledged([told])
                 return
 
@@ -108,8 +106,7 @@ class RawClient:
         """Send calls together until they are answered."""
         while True:
             for call in calls:
-                self._count_delivery(call)
-            try:
+                try:
                 answer = await self._replica().record_batch(map(record_of, calls), timeout=ATTEMPT_S)
             except grpc.aio.AioRpcError as error:
                 if await self._is_refused(error):
@@ -122,15 +119,12 @@ class RawClient:
             self._journal.write(rejected=rejected)
             self._journal.acknowledged(
                 [
-                    Answer(call.call_id, None, None, self._deliveries[call.call_id])
+                    Answer(call.call_id, None, None)
                     for call in calls
                     if call.call_id not in rejected
                 ]
             )
             return
-
-    def _count_delivery(self, call: SentCall) -> None:
-        self._deliveries[call.call_id] = self._deliveries.get(call.call_id, 0) + 1
 
     def _replica(self) -> Stubs:
         return self._rng.choice(self._replicas)

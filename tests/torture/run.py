@@ -160,7 +160,8 @@ async def _read(cluster: Cluster, replicas: list[Stubs]) -> Books:
     for replica, stubs in zip(cluster.replicas, replicas, strict=True):
         states = {account_id: (await stubs.status(account_id)).state for account_id in books.states}
         books.told[replica.name] = {
-            account_id: pb.ServiceState.Name(state).removeprefix("SERVICE_STATE_") for account_id, state in states.items()
+            account_id: pb.ServiceState.Name(state).removeprefix("SERVICE_STATE_")
+            for account_id, state in states.items()
         }
     audit = await run_audit(cluster.postgres.url)
     books.audit = [

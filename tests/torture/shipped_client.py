@@ -89,7 +89,7 @@ class ShippedClient:
                 elif not error.is_retryable():
                     self._journal.write(wrong=f"record_call raised {error.code.name}: {error}")
             else:
-                self._journal.acknowledged([Answer(call.call_id, answer.duplicate, answer.billing_month, 0)])
+                self._journal.acknowledged([Answer(call.call_id, answer.duplicate, answer.billing_month)])
             await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
 
     async def _tell_statuses(self) -> None:
@@ -110,9 +110,7 @@ def _time(call: SentCall) -> datetime:
 
 
 async def _main(journal: str, seed: str, clock: str, spool: str, *targets: str) -> None:
-    client = ShippedClient(
-        Journal(Path(journal)), int(seed), SharedClock(Path(clock), 0), Path(spool), list(targets)
-    )
+    client = ShippedClient(Journal(Path(journal)), int(seed), SharedClock(Path(clock), 0), Path(spool), list(targets))
     running = asyncio.create_task(client.run())
     await asyncio.to_thread(sys.stdin.read)
     client.stop()

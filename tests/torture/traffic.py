@@ -42,8 +42,6 @@ class Traffic:
 
 def record_of(call: SentCall) -> pb.CallRecord:
     """Return the message for a call, the same one each time."""
-    record = pb.CallRecord(
-        account_id=call.account_id, api=call.api, call_id=call.call_id, result_code=call.result_code
-    )
+    record = pb.CallRecord(account_id=call.account_id, api=call.api, call_id=call.call_id, result_code=call.result_code)
     record.occurred_at.FromMicroseconds(call.occurred_us)
     return record
