@@ -105,8 +105,7 @@ class RawClient:
     async def _deliver_batch(self, calls: list[SentCall]) -> None:
         """Send calls together until they are answered."""
         while True:
-            for call in calls:
-                try:
+            try:
                 answer = await self._replica().record_batch(map(record_of, calls), timeout=ATTEMPT_S)
             except grpc.aio.AioRpcError as error:
                 if await self._is_refused(error):
@@ -118,11 +117,7 @@ class RawClient:
             rejected = {calls[rejection.index].call_id: rejection.reason for rejection in answer.rejections}
             self._journal.write(rejected=rejected)
             self._journal.acknowledged(
-                [
-                    Answer(call.call_id, None, None)
-                    for call in calls
-                    if call.call_id not in rejected
-                ]
+                [Answer(call.call_id, None, None) for call in calls if call.call_id not in rejected]
             )
             return
 
