@@ -32,7 +32,7 @@ GROWTH_MB_MAX = 100
 """After a warm-up. What the service remembers of calls, accounts and kinds is bounded, but by more than a fuzzing fills:
 some ten thousand calls and names are a few MB."""
 DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
-UNTRUE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ABORTED}
+UNTRUE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}
 """The database is there all the time, so that to say it is not is wrong, too."""
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z [A-Z]+ +(metering|worker \d+): ")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")

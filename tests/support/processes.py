@@ -79,7 +79,7 @@ class ServiceProcess(Stubs):
         """Read what it says, so that it is never kept waiting."""
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
-            self.output.append(line.decode())
+            self.output.append(line.decode(errors="backslashreplace"))
 
     async def kill(self) -> None:
         """SIGKILL it, and wait until it is gone."""
