@@ -3,7 +3,10 @@
 import logging
 import re
 import time
-from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 _LINE_ENDS = re.compile(r"\r\n|[\n\x0b-\x0d\x1c-\x1e\x85\u2028\u2029]")
@@ -30,9 +33,7 @@ def _escaped(text: str) -> str:
 
 def set_up_logging(process: str, level: int = logging.INFO) -> None:
     """Log everything of level and above to stderr; `process` says in each line who speaks."""
-    formatter = _Formatter(
-        f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
+    formatter = _Formatter(f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)

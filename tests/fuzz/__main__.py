@@ -37,7 +37,7 @@ def main() -> int:
     for (_, code), number in outcome.codes.items():
         codes[code] += number
     print(
-        f"  {codes.total():,} requests, {outcome.connections:,} connections with noise; grew by {outcome.growth_mb:.0f} MB"
+        f"  {codes.total():,} requests, {outcome.connections:,} noisy connections; grew by {outcome.growth_mb:.0f} MB"
     )
     print("  " + ", ".join(f"{code} {number:,}" for code, number in codes.most_common()))
     for problem in outcome.problems:

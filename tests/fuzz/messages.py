@@ -1,4 +1,4 @@
-"""Messages as no honest client sends them: made of the contract's descriptors, so that a new RPC is covered by itself."""
+"""Messages as no client should send them, made of the contract's descriptors: a new RPC is covered by itself."""
 
 import random
 from collections import deque
@@ -161,7 +161,7 @@ class MessageMaker:
 
 
 def spoiled_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Return bytes that were a message: cut, flipped, doubled, with text that is no UTF-8, or with boundless nesting."""
+    """Return bytes that were a message: cut, flipped, doubled, with text that is no UTF-8, or nested without end."""
     ways: tuple[Callable[[], bytes], ...] = (
         lambda: data[: rng.randrange(len(data) + 1)],
         lambda: _flipped(data, rng),

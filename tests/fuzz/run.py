@@ -29,8 +29,8 @@ AT_A_TIME = 8
 STREAM_MESSAGES_MAX = 20
 RPC_S = 3.0
 GROWTH_MB_MAX = 100
-"""After a warm-up. What the service remembers of calls, accounts and kinds is bounded, but by more than a fuzzing fills:
-some ten thousand calls and names are a few MB."""
+"""After a warm-up. What the service remembers of calls and names is bounded by more than a fuzzing fills: some ten
+thousand of them are a few MB."""
 DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 UNTRUE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}
 """The database is there all the time, so that to say it is not is wrong, too."""

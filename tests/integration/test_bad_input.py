@@ -215,15 +215,16 @@ async def test_a_page_token_that_is_not_ours_is_refused(service: Service) -> Non
     ],
 )
 async def test_a_request_that_is_no_message_is_refused(service: Service, method: str, data: bytes) -> None:
-    channel = service.channel
+    if method.endswith("ServerReflectionInfo"):
+        asking = anext(aiter(service.channel.stream_stream(f"/{method}")(iter([data]))))
+    elif method.endswith(("ListCalls", "Watch")):
+        asking = anext(aiter(service.channel.unary_stream(f"/{method}")(data)))
+    else:
+        asking = service.channel.unary_unary(f"/{method}")(data)
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        if method.endswith("ServerReflectionInfo"):
-            await anext(aiter(channel.stream_stream(f"/{method}")(iter([data]))))
-        elif method.endswith(("ListCalls", "Watch")):
-            await anext(aiter(channel.unary_stream(f"/{method}")(data)))
-        else:
-            await channel.unary_unary(f"/{method}")(data)
-    assert (error.value.code(), reason_of(error.value), fields_of(error.value)) == (INVALID, "INVALID_FIELD", ["request"])
+        await asking
+    assert (error.value.code(), reason_of(error.value)) == (INVALID, "INVALID_FIELD")
+    assert fields_of(error.value) == ["request"]
 
 
 async def test_health_can_be_watched(service: Service) -> None:

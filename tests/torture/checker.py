@@ -66,7 +66,7 @@ def _made_up(history: History, booked: dict[str, BookedCall]) -> Iterator[str]:
 
 
 def _new_again(history: History) -> Iterator[str]:
-    # That a call is told as a repeat the first time is no defect: the service itself repeats a commit whose reply is lost.
+    # One that is told as a repeat the first time is no defect: the service itself repeats a commit whose reply is lost.
     for call_id, answers in history.answers.items():
         new = sum(answer.duplicate is False for answer in answers)
         if new > 1:

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 
 import pytest
 
@@ -23,9 +22,9 @@ def formatter(monkeypatch: pytest.MonkeyPatch) -> logging.Formatter:
     return handler.formatter
 
 
-def record_of(argument: object, *, with_error: bool = False) -> logging.LogRecord:
-    error = sys.exc_info() if with_error else None
-    return logging.LogRecord("test", logging.ERROR, __file__, 1, "no account %s", (argument,), error)
+def record_of(argument: object, error: Exception | None = None) -> logging.LogRecord:
+    error_info = (type(error), error, None) if error else None
+    return logging.LogRecord("test", logging.ERROR, __file__, 1, "no account %s", (argument,), error_info)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\u2028", "\x85", "\x0b"])
@@ -41,10 +40,8 @@ def test_an_order_to_a_terminal_is_written_out(formatter: logging.Formatter) -> 
 
 @pytest.mark.parametrize("end", ["\n", "\u2028"])
 def test_the_lines_of_a_traceback_are_indented(formatter: logging.Formatter, end: str) -> None:
-    try:
-        raise ValueError(f"no account acme{end}{FORGED}")
-    except ValueError:
-        first, *others = formatter.format(record_of("acme", with_error=True)).splitlines()
+    error = ValueError(f"no account acme{end}{FORGED}")
+    first, *others = formatter.format(record_of("acme", error)).splitlines()
     assert LINE.match(first)
     assert others
     assert all(line.startswith("    ") for line in others)

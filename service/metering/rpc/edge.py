@@ -81,7 +81,7 @@ class _Unreadable:
 
 
 def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Return what reads requests; gRPC itself would answer one that cannot be read with UNKNOWN, and log a traceback."""
+    """Return what reads requests; gRPC itself would answer those it cannot read with UNKNOWN, and log a traceback."""
     if deserialize is None:
         raise TypeError("a method without a deserializer")
 
@@ -147,7 +147,9 @@ class _Observer:
             number: Any = context.code()  # whatever its type says
             self.count(_CODES[number])
             raise error
-        if isinstance(error, NotImplementedError):  # a method that generated code knows and a servicer of gRPC's does not
+        if isinstance(
+            error, NotImplementedError
+        ):  # a method that generated code knows and a servicer of gRPC's does not
             self.count(grpc.StatusCode.UNIMPLEMENTED)
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} is not served")
         if isinstance(error, TransactionConflictError):
