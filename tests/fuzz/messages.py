@@ -113,7 +113,7 @@ class MessageMaker:
             return self._text(field.name, nasty=nasty)
         if kind == FieldDescriptor.CPPTYPE_BOOL:
             return self._rng.random() < 0.5
-        if kind == FieldDescriptor.CPPTYPE_ENUM:
+        if field.enum_type:
             known = [value.number for value in field.enum_type.values]
             return self._rng.choice([*known, -1, 99, 2**31 - 1] if nasty else known)
         number = self._rng.choice(INTEGERS) if nasty else self._rng.randint(0, 20)

@@ -49,7 +49,7 @@ class Office:
         """Activate the accounts."""
         await self._ask(lambda replica: replica.put_plan(standard_plan()))
         for account_id in ACCOUNTS:
-            await self._ask(lambda replica, account_id=account_id: replica.activate(account_id))
+            await self._ask(activation_of(account_id))
             await self._pay(account_id)
 
     async def run(self, until: Callable[[], bool]) -> None:
@@ -155,6 +155,11 @@ class Office:
                     self._journal.write(wrong=f"{error.code().name}: {error.details()}")
                     await asyncio.sleep(1)
                 await asyncio.sleep(self._rng.uniform(0.05, 0.3))
+
+
+def activation_of(account_id: str) -> Callable[[Stubs], Awaitable[pb.Account]]:
+    """Return what activates an account."""
+    return lambda replica: replica.activate(account_id)
 
 
 def bill_of(account_id: str, month: str) -> Callable[[Stubs], Awaitable[pb.Bill | None]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def forget_call(number: int) -> Forgery:
     return lambda _, books: books.calls.pop(number)
 
 
-def bill_says(**change: object) -> Forgery:
+def bill_says(**change: Any) -> Forgery:
     return lambda _, books: books.bills.update({ACME_OCTOBER: books.bills[ACME_OCTOBER]._replace(**change)})
 
 
