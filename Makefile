@@ -30,6 +30,12 @@ demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, su
 test: .venv/.installed ## Run all tests
 	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
 
+torture: .venv/.installed ## Kill, freeze, cut and fill everything under load, then check the books: SECONDS=60 SEED=7
+	@exec .venv/bin/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: .venv/.installed ## Send every RPC, and both ports, what no client should: SECONDS=300 SEED=7
+	@exec .venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 bench: .venv/.installed ## Measure the service beside what limits it, some 7 minutes
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
 

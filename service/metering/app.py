@@ -58,6 +58,9 @@ COMPLETE_SENDERS_KEPT = timedelta(days=1)
 SENDERS_KEPT = BACK_MAX
 """A call older than that would be rejected anyway."""
 HEALTH_INTERVAL_S = 1.0
+DATABASE_WAIT_S = 60.0
+"""For how long a worker waits at its start for a database that is away."""
+DATABASE_RETRY_INTERVAL_S = 0.5
 QUEUE_AGE_MAX_S = 5.0
 """A worker whose oldest call waits longer is not ready for more."""
 LOOP_STUCK_S = 30.0
@@ -108,7 +111,7 @@ class App:
             started: is told the gRPC port once it listens.
 
         Raises:
-            DatabaseUnavailableError: at start; later it is waited for.
+            DatabaseUnavailableError: it was away for a minute at the start; later it is waited for.
             BillingTimeZoneError: the database has another billing time zone.
             OSError: the address cannot be listened on.
             ExceptionGroup: a background task died, which none should.
@@ -117,7 +120,7 @@ class App:
         async with AsyncExitStack() as stack:
             recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
             database = await self._connect(stack, "service", CONNECTIONS)
-            await self._install(database)
+            await _wait_for_database(lambda: self._install(database), stop)
             calls = CallStore(recording_db)
             accounts, bills, usage = AccountStore(database), BillStore(database), UsageStore(database)
             statuses = Statuses(accounts)
@@ -166,7 +169,7 @@ class App:
             )
             gauges = GaugeStore(database)
 
-            await self._prepare_days(calls)
+            await _wait_for_database(lambda: self._prepare_days(calls), stop)
             async with asyncio.TaskGroup() as tasks:
                 committing = [tasks.create_task(batcher.run()) for batcher in (recorder.calls, recorder.rejects)]
                 periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
@@ -284,6 +287,28 @@ class App:
                 await server.set_serving(serving=serving)
                 log.log(logging.INFO if serving else logging.ERROR, "ready" if serving else f"not ready: {wrong}")
             await asyncio.sleep(HEALTH_INTERVAL_S)
+
+
+async def _wait_for_database(do: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
+    """Do something at the start, once the database is there: a worker is also started while it is away.
+
+    Raises:
+        DatabaseUnavailableError: that took too long, or `stop` was set meanwhile.
+
+    """
+    end = time.monotonic() + DATABASE_WAIT_S
+    waiting = False
+    while True:
+        try:
+            await do()
+        except (DatabaseUnavailableError, TransactionConflictError) as error:
+            if stop.is_set() or time.monotonic() > end:
+                raise
+            log.log(logging.DEBUG if waiting else logging.WARNING, "waiting for the database: %s", error)
+            waiting = True
+            await asyncio.sleep(DATABASE_RETRY_INTERVAL_S)
+        else:
+            return
 
 
 async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:

@@ -63,7 +63,7 @@ def database(database_url: str | None, data_dir: Path) -> Iterator[tuple[str, st
     if database_url:
         yield database_url, "PostgreSQL of METERING_DATABASE_URL"
         return
-    with embedded_postgres.start(data_dir) as embedded:
+    with embedded_postgres.start(data_dir) as embedded, embedded.kept_up():
         yield embedded.url, f"embedded PostgreSQL {embedded_postgres.MAJOR_VERSION} in {display(embedded.data_dir)}"
 
 

@@ -1,20 +1,24 @@
 """The one place where RPCs are counted and timed, and where errors become gRPC statuses."""
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError
+from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError, invalid_field
 from metering.metrics import Metrics
 from metering.rpc.status import status_of
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +49,70 @@ class Edge(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        observer = _Observer(self._metrics, method, streaming=bool(handler.response_streaming))
+        observer = _Observer(self._metrics, method, handler)
         codecs = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _deserializer(handler.request_deserializer),
             "response_serializer": _serializer(handler.response_serializer),
         }
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, observer), **codecs)
+            behavior: Callable[..., Any] = _of_readable(handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(_unary(behavior, observer), **codecs)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, observer), **codecs)
-        return handler  # reflection, which streams requests
+            behavior = handler.unary_stream
+            if inspect.iscoroutinefunction(behavior):
+                behavior = _generator(behavior)
+            return grpc.unary_stream_rpc_method_handler(_streaming(_of_readable(behavior), observer), **codecs)
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(
+                _streaming(_of_readable_stream(handler.stream_stream), observer), **codecs
+            )
+        msg = f"{method} streams requests only: there is no such method yet"
+        raise TypeError(msg)
+
+
+class _Unreadable:
+    """Stands for a request that is no message of its type. Whoever looks at it raises INVALID_FIELD."""
+
+    def __init__(self, why: str) -> None:
+        self.error = invalid_field("request", f"{why}; send a message of the contract")
+
+    def __getattr__(self, _name: str) -> NoReturn:
+        raise self.error
+
+
+def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Return what reads requests; gRPC itself would answer those it cannot read with UNKNOWN, and log a traceback."""
+    if deserialize is None:
+        raise TypeError("a method without a deserializer")
+
+    def read(data: bytes) -> Any:  # noqa: ANN401 - any message
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return _Unreadable(str(error))
+
+    return read
+
+
+def _of_readable(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that is not asked with a request that cannot be read."""
+
+    def ask(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        if type(request) is _Unreadable:
+            raise request.error
+        return behavior(request, context)
+
+    return ask
+
+
+def _of_readable_stream(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    async def readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if type(request) is _Unreadable:
+                raise request.error
+            yield request
+
+    return lambda requests, context: behavior(readable(requests), context)
 
 
 def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
@@ -67,9 +125,12 @@ def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], byt
 class _Observer:
     """Counts and times the RPCs of one method, and ends those that fail."""
 
-    def __init__(self, metrics: Metrics, method: str, *, streaming: bool) -> None:
+    def __init__(self, metrics: Metrics, method: str, handler: Handler) -> None:
         _, service, name = method.split("/")
-        labels = ("server_stream" if streaming else "unary", service, name)
+        kind = (
+            "bidi_stream" if handler.request_streaming else "server_stream" if handler.response_streaming else "unary"
+        )
+        labels = (kind, service, name)
         self._method = method
         self._metrics = metrics
         self._labels = labels
@@ -82,6 +143,15 @@ class _Observer:
 
     async def fail(self, context: Context, error: Exception) -> NoReturn:
         """End an RPC with the status for an error."""
+        if isinstance(error, aio.AbortError):  # by health, with a status of its own
+            number: Any = context.code()  # whatever its type says
+            self.count(_CODES[number])
+            raise error
+        if isinstance(
+            error, NotImplementedError
+        ):  # a method that generated code knows and a servicer of gRPC's does not
+            self.count(grpc.StatusCode.UNIMPLEMENTED)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} is not served")
         if isinstance(error, TransactionConflictError):
             error = DatabaseUnavailableError("other transactions were in the way again and again; send it again")
         elif not isinstance(error, MeteringError):
@@ -112,6 +182,18 @@ def _unary(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., A
             seconds(perf_counter() - begin)
 
     return handle
+
+
+def _generator(behavior: Callable[..., Awaitable[None]]) -> Callable[..., AsyncIterator[Any]]:
+    """Make a generator of a method that writes its responses through the context, as that of health does."""
+
+    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        await behavior(request, context)
+        nothing: tuple[Any, ...] = ()
+        for response in nothing:
+            yield response
+
+    return generate
 
 
 def _streaming(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., AsyncIterator[Any]]:

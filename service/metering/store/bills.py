@@ -227,7 +227,7 @@ async def with_earlier_calls(
 ) -> list[MonthUsage]:
     """Add to counts (account_id, occurred_month, api, result_code, calls) on the bill of `month` the earlier calls.
 
-    Only carried calls have any: calls of their own month that stand on bills before `month`.
+    Only carried calls have any: calls of their own month that stand on bills before `month`. Sorted by account.
     """
     counted = list(counted)
     carried = sorted(
@@ -242,7 +242,7 @@ async def with_earlier_calls(
             if line in on_this_bill:
                 found = usage.get((*line, row["result_code"]), MonthUsage(*line, row["result_code"], 0, 0))
                 usage[*line, row["result_code"]] = found._replace(earlier_calls=row["calls"])
-    return list(usage.values())
+    return sorted(usage.values())
 
 
 async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
