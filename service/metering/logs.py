@@ -4,10 +4,11 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus
 
 _PASSWORD_IN_URL = re.compile(r"(?P<begin>\w://[^\s:/@]*:)(?P<password>\S*)@")
 """Up to the last @, so that a password with a bare @ or / in it is found as well."""
+_PASSWORD_PARAMETER = re.compile(r"password=([^&\s]+)")
 HIDDEN = "***"
 SECRET_LENGTH_MIN = 4
 """Shorter ones are only hidden within URLs: they stand in half of all words."""
@@ -18,11 +19,8 @@ def secrets_in(url: str | None) -> tuple[str, ...]:
     if url is None:
         return ()
     found = [match["password"] for match in _PASSWORD_IN_URL.finditer(url)]
-    try:
-        found += parse_qs(urlsplit(url).query).get("password", [])
-    except ValueError:  # it is no URL; whoever uses it is going to say so
-        found += re.findall(r"password=(\S+)", url)
-    either = {*found, *map(unquote, found)}
+    found += _PASSWORD_PARAMETER.findall(url)
+    either = {*found, *map(unquote, found), *map(unquote_plus, found)}
     return tuple(sorted((each for each in either if len(each) >= SECRET_LENGTH_MIN), key=len, reverse=True))
 
 

@@ -101,9 +101,9 @@ class Guard:
             try:
                 caller = authenticate(context)
                 if caller.role not in roles:
-                    raise _wrong_role(method, roles, caller)
+                    raise _wrong_role(roles, caller)
                 if caller.accounts is not None and about_accounts:
-                    _limit(method, request, caller, caller.accounts)
+                    _limit(request, caller, caller.accounts)
             except MeteringError as error:
                 self._log_denial(method, context.peer(), error)
                 raise
@@ -122,13 +122,12 @@ class Guard:
         log.warning("denied to %s: %s: %s%s", peer, method, error.message, more)
 
 
-def _wrong_role(method: str, roles: frozenset[Role], caller: Caller) -> MeteringError:
+def _wrong_role(roles: frozenset[Role], caller: Caller) -> MeteringError:
     needed = " or ".join(role for role in Role if role in roles)
-    name = method.rpartition("/")[2]
-    return MeteringError(Reason.PERMISSION_DENIED, f"{name} takes the role {needed}; {caller.name} is {caller.role}")
+    return MeteringError(Reason.PERMISSION_DENIED, f"this takes the role {needed}; {caller.name} is {caller.role}")
 
 
-def _limit(method: str, request: Any, caller: Caller, accounts: frozenset[str]) -> None:  # noqa: ANN401 - any message
+def _limit(request: Any, caller: Caller, accounts: frozenset[str]) -> None:  # noqa: ANN401 - any message
     """Let a reader ask for its own accounts only. "All accounts" of a watch are all of its own."""
     if hasattr(request, "account_ids"):
         if not request.account_ids:
@@ -142,8 +141,7 @@ def _limit(method: str, request: Any, caller: Caller, accounts: frozenset[str]) 
         if account_id:
             msg = f"{caller.name} may read the accounts that it is limited to, and {account_id!r} is none of them"
         else:
-            name = method.rpartition("/")[2]
-            msg = f"{name} without an account_id is about all accounts; {caller.name} is limited to some"
+            msg = f"this is about all accounts unless it names one, and {caller.name} is limited to some"
         raise MeteringError(Reason.PERMISSION_DENIED, msg)
 
 

@@ -67,8 +67,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
             raise DatabaseUnavailableError(msg) from error
         except asyncpg.InsufficientPrivilegeError as error:
             msg = (
-                f"The database lets its user not set up the schema: {error}. Let it own the database and create the "
-                "role metering_service, or create that role beforehand and grant it to the user."
+                f"The database lets its user not set up the schema: {error}. Run `metering migrate` as the owner "
+                "first; or let this user own the database and create the role metering_service, or create that role "
+                "beforehand and grant it to the user."
             )
             raise DatabaseUnavailableError(msg) from error
         finally:
