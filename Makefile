@@ -83,12 +83,13 @@ lock: | check-python ## Pin the newest versions that pyproject.toml allows
 	eval "$$lock pyproject.toml --extra server --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
 	eval "$$lock --group proto -o requirements/proto.txt"
 
-# Not a part of lint: it asks the network, and a hole that was found today is no reason why a change cannot be merged.
+# Not a part of lint: it asks the network, and a hole found today is no reason why a change cannot be merged. What could
+# not be looked up is an error, too.
 audit-dependencies: | check-python ## Ask whether the pinned versions have known holes; needs the network
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) pip-audit && \
 	for pinned in requirements/dev.txt requirements/proto.txt; do \
-		"$$tools/bin/pip-audit" --progress-spinner off --require-hashes --disable-pip --requirement $$pinned || exit 1; \
+		"$$tools/bin/pip-audit" --strict --progress-spinner off --require-hashes --disable-pip --requirement $$pinned || exit 1; \
 	done
 
 clean: ## Remove what make and the tools have made, but no data

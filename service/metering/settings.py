@@ -1,7 +1,7 @@
 """All settings, read once: from flags, else from METERING_* variables, else these defaults."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from metering.billing.months import BillingCalendar
@@ -16,7 +16,7 @@ class Settings:
     """Where gRPC is served, HOST:PORT. Port 0: a free one."""
     metrics_listen: str = "127.0.0.1:9464"
     """Where /metrics, /livez and /readyz are served, HOST:PORT. Port 0: a free one."""
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)
     """A PostgreSQL 15 or newer. None: the embedded one, in data_dir."""
     data_dir: Path = Path("metering-data")
     """Where the embedded PostgreSQL keeps its data."""

@@ -17,6 +17,10 @@ def test_the_defaults_can_be_served_with_and_are_seen_by_this_machine_only() -> 
     assert settings.database_url is None
 
 
+def test_settings_do_not_show_the_password_of_the_database() -> None:
+    assert "C4nary" not in repr(Settings(database_url="postgresql://u:C4nary@h/db"))
+
+
 def test_settings_are_frozen() -> None:
     settings = Settings()
     with pytest.raises(FrozenInstanceError):

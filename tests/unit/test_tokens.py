@@ -157,7 +157,8 @@ def test_rsa_and_elliptic_keys_are_taken() -> None:
 
 def test_a_jwks_file_that_cannot_be_used_is_named_plainly() -> None:
     weak = public(rsa.generate_private_key(65537, 1024), kid="weak")
-    good = public(ec.generate_private_key(ec.SECP256R1()), kid="k")
+    curve = ec.generate_private_key(ec.SECP256R1())
+    good = public(curve, kid="k")
     secret = {"kty": "oct", "k": "c2VjcmV0LWNhbmFyeS1zZWNyZXQtY2FuYXJ5", "kid": "shared", "alg": "HS256"}
     for content, why in (
         (b"", "not a JWKS"),
@@ -167,7 +168,9 @@ def test_a_jwks_file_that_cannot_be_used_is_named_plainly() -> None:
         (jwks({"kty": "RSA"}), "not a JWKS"),
         (jwks(), "no key for signatures"),
         (jwks(good | {"use": "enc"}), "no key for signatures"),
-        (jwks(secret), "HS256 is not accepted"),
+        (jwks(secret), "a shared secret stands in it"),
+        (jwks(secret | {"alg": "HS999"}), "not a JWKS"),
+        (jwks(json.loads(jwt.get_algorithm_by_name("ES256").to_jwk(curve))), "a private key"),
         (jwks(weak), "1024 bits"),
         (jwks(good, good), "two keys have the kid 'k'"),
     ):

@@ -117,6 +117,9 @@ class _Observer:
             number: Any = context.code()  # whatever its type says
             self.count(_CODES[number])
             raise error
+        if isinstance(error, NotImplementedError):  # health knows a method that the library does not have
+            self.count(grpc.StatusCode.UNIMPLEMENTED)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this service does not have that method")
         if isinstance(error, TransactionConflictError):
             error = DatabaseUnavailableError("other transactions were in the way again and again; send it again")
         elif not isinstance(error, MeteringError):

@@ -16,6 +16,8 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES25
 RSA_BITS_MIN = 2048
 CLOCK_SKEW_S = 30
 """By how much the issuer's clock may differ from ours."""
+_SECRET_PARTS = frozenset({"d", "k"})
+"""Of a JWK."""
 REMEMBERED_MAX = 10_000
 """Tokens whose signature is not checked again; some 10 MB."""
 
@@ -100,8 +102,12 @@ def parse_keys(content: bytes, rules: TokenRules) -> TokenChecker:
         documents = json.loads(content)["keys"]
         keys = [jwt.PyJWK.from_dict(document) for document in documents if document.get("use", "sig") == "sig"]
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        msg = f"not a JWKS document with public keys ({type(error).__name__}: {error})"
+        # Without the library's words, which may show a key that should not be in the file.
+        msg = f'not a JWKS document with public keys, {{"keys": [{{"kty": …}}]}} ({type(error).__name__})'
         raise ValueError(msg) from None
+    if any(_SECRET_PARTS & document.keys() for document in documents):
+        msg = "a private key or a shared secret stands in it; only public keys belong there"
+        raise ValueError(msg)
     by_id: dict[str | None, jwt.PyJWK] = {}
     for key in keys:
         if key.algorithm_name not in ALGORITHMS:
