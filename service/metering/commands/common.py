@@ -40,7 +40,7 @@ class FileError(Exception):
 
 def setting(*names: str, default: object = None, help: str, **options: Any) -> Decorator:  # noqa: A002, ANN401
     """Return a click option that is also read from METERING_<NAME>."""
-    variable = "METERING_" + names[0].removeprefix("--").replace("-", "_").upper()
+    variable = "METERING_" + names[0].partition("/")[0].removeprefix("--").replace("-", "_").upper()
     return click.option(
         *names,
         default=default,
