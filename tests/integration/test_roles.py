@@ -164,7 +164,7 @@ async def test_a_limited_reader_reads_its_own_accounts_and_nothing_of_others(adm
         return await ask
 
     assert not [found for found in await everything("acme") if isinstance(found, Exception)]
-    for account in ("globex", "unheard-of", "", "acme ", "ACME"):
+    for account in ("globex", "unheard-of", "", "acme ", "ACME", "x" * 100_000, "a\0b"):
         for error in await everything(account):
             assert isinstance(error, grpc.aio.AioRpcError)
             assert (error.code(), reason_of(error)) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")

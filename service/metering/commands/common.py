@@ -63,7 +63,7 @@ def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
         secrets = secrets_in(kwargs.get("database_url"))
         try:
             return command(*args, **kwargs)
-        except (click.ClickException, click.exceptions.Exit):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (
             MeteringError,

@@ -139,7 +139,7 @@ def _limit(request: Any, caller: Caller, accounts: frozenset[str]) -> None:  # n
         if account_id in accounts:
             continue
         if account_id:
-            msg = f"{caller.name} may read the accounts that it is limited to, and {account_id!r} is none of them"
+            msg = f"{caller.name} may read the accounts that it is limited to, and {account_id[:64]!r} is none of them"
         else:
             msg = f"this is about all accounts unless it names one, and {caller.name} is limited to some"
         raise MeteringError(Reason.PERMISSION_DENIED, msg)
@@ -156,7 +156,9 @@ def by_certificate(roles: Reloaded[Roles]) -> Authenticate:
         known = roles.value
         callers = [known[identity] for identity in identities if identity in known]
         if len(callers) != 1:
-            names = ", ".join(repr(identity.decode(errors="replace")) for identity in identities) or "without a name"
+            names = (
+                ", ".join(repr(identity[:256].decode(errors="replace")) for identity in identities) or "without a name"
+            )
             problem = "has more than one role" if callers else "has no role"
             msg = f"the certificate ({names}) {problem} in the service's roles file"
             raise MeteringError(Reason.PERMISSION_DENIED, msg)
