@@ -1,7 +1,7 @@
 """What can be seen from outside: ports, and nothing that is secret."""
 
 import asyncio
-import socket
+import ipaddress
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,25 +39,16 @@ def listening(pids: set[int]) -> set[tuple[str, int]]:
             if name.startswith("socket:["):
                 sockets.add(name.removeprefix("socket:[").removesuffix("]"))
     found = set()
-    for protocol, family in (
-        ("tcp", socket.AF_INET),
-        ("tcp6", socket.AF_INET6),
-        ("udp", socket.AF_INET),
-        ("udp6", socket.AF_INET6),
-    ):
+    for protocol in ("tcp", "tcp6", "udp", "udp6"):
         table = Path(f"/proc/net/{protocol}")
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
-            (
-                _,
-                local,
-                _,
-                state,
-                *_,
-            ) = line.split()
-            if line.split()[9] in sockets and (state == LISTENING or protocol.startswith("udp")):
-                address, port = local.split(":")
+            fields = line.split()
+            if fields[9] in sockets and (fields[3] == LISTENING or protocol.startswith("udp")):
+                address, port = fields[1].split(":")
                 words = (bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
-                found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
+                listened = ipaddress.ip_address(b"".join(words))
+                mapped = listened.ipv4_mapped if isinstance(listened, ipaddress.IPv6Address) else None
+                found.add((str(mapped or listened), int(port, 16)))
     return found
 
 

@@ -15,6 +15,8 @@ from tests.support.security import SPIFFE, Certificates, Channels, Pair
 from tests.support.service import FakeClock, Service, Stubs
 from tests.support.waiting import until
 
+UnknownMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
@@ -44,8 +46,9 @@ def channels(mutual: Service, certificates: Certificates) -> Channels:
 
 async def connects(stubs: Stubs) -> bool:
     """Tell whether there is a connection within a second or so."""
+    check: UnknownMethod = stubs.channel.unary_unary("/grpc.health.v1.Health/Check")
     try:
-        await stubs.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=1.5)
+        await check(b"", timeout=1.5)
     except grpc.aio.AioRpcError as error:
         assert error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
         return False

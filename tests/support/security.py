@@ -56,7 +56,9 @@ class Certificates:
 
     def credentials(self, pair: Pair | None = None) -> grpc.ChannelCredentials:
         """Return what a client connects with."""
-        return grpc.ssl_channel_credentials(self.authority.pem, pair and pair.key, pair and pair.certificate)
+        if pair is None:
+            return grpc.ssl_channel_credentials(self.authority.pem)
+        return grpc.ssl_channel_credentials(self.authority.pem, pair.key, pair.certificate)
 
     def settings(self) -> dict[str, Any]:
         return {"server_cert": self.server_cert, "server_key": self.server_key}

@@ -66,7 +66,8 @@ def test_other_machines_are_served_only_if_that_is_said_in_so_many_words(address
 def test_metrics_are_served_to_other_machines_only_if_that_is_said_in_so_many_words() -> None:
     with pytest.raises(ValueError, match=r"metrics_listen: 0\.0\.0\.0 can be reached.*--insecure-metrics-listen"):
         Settings(metrics_listen="0.0.0.0:9464")
-    for told in ({"insecure_metrics_listen": True}, {"insecure_listen": True}):
+    either: list[dict[str, Any]] = [{"insecure_metrics_listen": True}, {"insecure_listen": True}]
+    for told in either:
         assert Settings(metrics_listen="0.0.0.0:9464", **told).metrics_listen == "0.0.0.0:9464"
 
 

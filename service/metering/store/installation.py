@@ -1,5 +1,7 @@
 """Migrations, and what the database was set up for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from metering.errors import DatabaseUnavailableError
@@ -18,6 +21,18 @@ from metering.store.database import Database, translated_connect_errors, transla
 MIGRATIONS = Path(__file__).parent / "migrations"
 OLDEST_POSTGRESQL = 150000
 VERSION_TABLE = "schema_version"
+
+
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """Raise the driver's own errors in place of those that SQLAlchemy makes of them."""
+    try:
+        yield
+    except DBAPIError as error:
+        driver_error = error.orig and error.orig.__cause__
+        if not isinstance(driver_error, Exception):
+            raise
+        raise driver_error from error
 
 
 def _migrate(connection: Connection) -> tuple[str | None, str]:
@@ -60,8 +75,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
             raise DatabaseUnavailableError(msg)
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
         try:
-            async with engine.begin() as sql_connection:
-                return await sql_connection.run_sync(_migrate)
+            with _driver_errors():
+                async with engine.begin() as sql_connection:
+                    return await sql_connection.run_sync(_migrate)
         except CommandError as error:
             msg = f"The database's schema is not one that this program knows ({error}): run the newest program on it."
             raise DatabaseUnavailableError(msg) from error
