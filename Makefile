@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock audit-dependencies clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,15 @@ lock: | check-python ## Pin the newest versions that pyproject.toml allows
 		--no-annotate --custom-compile-command 'make lock'" && \
 	eval "$$lock pyproject.toml --extra server --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
 	eval "$$lock --group proto -o requirements/proto.txt"
+
+# Not a part of lint: it asks the network, and a hole found today is no reason why a change cannot be merged. What could
+# not be looked up is an error, too.
+audit-dependencies: | check-python ## Ask whether the pinned versions have known holes; needs the network
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) pip-audit && \
+	for pinned in requirements/dev.txt requirements/proto.txt; do \
+		"$$tools/bin/pip-audit" --strict --progress-spinner off --require-hashes --disable-pip --requirement $$pinned || exit 1; \
+	done
 
 clean: ## Remove what make and the tools have made, but no data
 	rm -rf .venv .venv-proto dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -27,11 +27,15 @@ from metering.recording.retry import Retrier
 from metering.recording.senders import Senders
 from metering.recording.validation import BACK_MAX
 from metering.rpc.account_servicer import AccountServicer
+from metering.rpc.acts import ActNotes
 from metering.rpc.edge import Edge
 from metering.rpc.metering_servicer import MeteringServicer
+from metering.rpc.permissions import Guard, by_certificate, by_token
 from metering.rpc.server import RpcServer
+from metering.security.protection import Protection
 from metering.settings import Settings
 from metering.store.accounts import AccountStore
+from metering.store.acts import ActStore
 from metering.store.bills import BillStore
 from metering.store.calls import CallStore
 from metering.store.database import Database
@@ -57,6 +61,8 @@ SENDER_SILENT_AFTER = timedelta(minutes=1)
 COMPLETE_SENDERS_KEPT = timedelta(days=1)
 SENDERS_KEPT = BACK_MAX
 """A call older than that would be rejected anyway."""
+RELOAD_INTERVAL_S = 1.0
+"""How often certificates, roles and token keys are looked at, whether they have changed."""
 HEALTH_INTERVAL_S = 1.0
 DATABASE_WAIT_S = 60.0
 """For how long a worker waits at its start for a database that is away."""
@@ -113,10 +119,13 @@ class App:
         Raises:
             DatabaseUnavailableError: it was away for a minute at the start; later it is waited for.
             BillingTimeZoneError: the database has another billing time zone.
+            BrokenFileError: a certificate or another file that says who may come in cannot be used.
             OSError: the address cannot be listened on.
             ExceptionGroup: a background task died, which none should.
 
         """
+        protection = self._settings.load_protection()
+        guard = guard_of(protection)
         async with AsyncExitStack() as stack:
             recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
             database = await self._connect(stack, "service", CONNECTIONS)
@@ -164,7 +173,13 @@ class App:
                     RunPreview(runs, bills, self._calendar, self._clock),
                     runs,
                 ),
-                Edge(self._metrics),
+                Edge(
+                    self._metrics,
+                    ActNotes(ActStore(database), guard.authenticate if guard else None, self._clock),
+                    guard,
+                ),
+                protection.certificate,
+                reflects=self._settings.reflection,
                 share_port=self._share_port,
             )
             gauges = GaugeStore(database)
@@ -180,6 +195,7 @@ class App:
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
                     "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
+                    "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
                     "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
                 }
                 background = [tasks.create_task(every(name, *each), name=name) for name, each in periodic.items()]
@@ -236,6 +252,14 @@ class App:
             log.exception(
                 "the monthly run failed, and is tried again in %.0f s; recording goes on", MONTHLY_RUN_INTERVAL_S
             )
+
+    async def _reload(self, protection: Protection) -> None:
+        """Read again what has changed of the files that say who may come in."""
+        for each in protection.files:
+            each.look()
+            self._metrics.broken_files.labels(each.what).set(each.broken)
+        if protection.certificate:
+            self._metrics.certificate_expires.set(protection.certificate.value.expires_at.timestamp())
 
     async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses, load: LoopLoad) -> None:
         self._turned_at = time.monotonic()
@@ -323,3 +347,12 @@ async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]
             log.log(logging.DEBUG if failed else logging.WARNING, "%s put off: %s", name, error)
             failed = True
         await asyncio.sleep(interval_s)
+
+
+def guard_of(protection: Protection) -> Guard | None:
+    """Return what lets requests through by who sends them; None: nobody is asked."""
+    if protection.roles:
+        return Guard(by_certificate(protection.roles))
+    if protection.tokens:
+        return Guard(by_token(protection.tokens))
+    return None

@@ -21,20 +21,35 @@ from faceid_metering import messages as pb
 from metering import embedded_postgres
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
-from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
+from metering.commands.acts import show_acts
+from metering.commands.certs import certs
+from metering.commands.common import (
+    DEFAULTS,
+    Target,
+    ask,
+    connected,
+    credential_settings,
+    failing_plainly,
+    out,
+    setting,
+    target_setting,
+)
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
 from metering.demo import Demo, money_text, state_text, temporary_service
 from metering.errors import DatabaseUnavailableError
-from metering.logs import set_up_logging
+from metering.logs import secrets_in, set_up_logging
+from metering.model import AccountId, NotedAct
 from metering.settings import Settings
+from metering.store.acts import ActStore
 from metering.store.audit import AuditStore
 from metering.store.database import Database
 from metering.store.installation import migrate as migrate_database
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
+FILE = click.Path(path_type=Path, dir_okay=False)
 DATABASE_WAIT_S = 60.0
 """For how long `serve` waits at its start for a database that cannot be reached yet."""
 DIFFERENCES_SHOWN = 20
@@ -94,7 +109,30 @@ def main() -> None:
 @database_settings
 @setting("--workers", default=DEFAULTS.workers, type=click.IntRange(1, 256), help="Worker processes.")
 @setting("--billing-timezone", default=DEFAULTS.billing_timezone, help="Whose days and months are billed.")
-@setting("--insecure-listen", is_flag=True, default=False, help="Serve other machines without encryption.")
+@setting("--server-cert", type=FILE, help="TLS: the server's certificate (PEM), those above it included.")
+@setting("--server-key", type=FILE, help="TLS: its private key (PEM).")
+@setting("--client-ca", type=FILE, help="Mutual TLS: clients need a certificate of one of these authorities (PEM).")
+@setting("--roles-file", type=FILE, help="Mutual TLS: which identity in a certificate has which role (TOML).")
+@setting("--jwks-file", type=FILE, help="Bearer tokens, instead of mutual TLS: the issuer's public keys (JWKS).")
+@setting("--token-issuer", help="Bearer tokens: their issuer (iss).")
+@setting("--token-audience", default=DEFAULTS.token_audience, help="Bearer tokens: whom they are for (aud).")
+@setting(
+    "--insecure-listen",
+    is_flag=True,
+    default=False,
+    help="Serve other machines although nothing is encrypted, or nobody is asked who they are.",
+)
+@setting(
+    "--insecure-metrics-listen",
+    is_flag=True,
+    default=False,
+    help="Serve metrics and probes to other machines: unencrypted, to anybody.",
+)
+@setting(
+    "--reflection/--no-reflection",
+    default=DEFAULTS.reflection,
+    help="Tell callers with any role what can be called (for grpcurl).",
+)
 @setting(
     "--queue-wait-s",
     default=DEFAULTS.queue_wait_s,
@@ -129,11 +167,12 @@ def main() -> None:
 @failing_plainly
 def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
     """Serve until SIGTERM or Ctrl-C. Migrates the database first."""
-    set_up_logging("metering")
+    set_up_logging("metering", secrets_in(values["database_url"]))
     try:
         settings = Settings(**values)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    protection = settings.load_protection()
     with database(settings.database_url, settings.data_dir) as (url, what):
         migrate_when_up(url)
 
@@ -143,9 +182,11 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
                 f"  gRPC      grpc://{grpc}\n"
                 f"  metrics   http://{http}/metrics   (and /livez, /readyz)\n"
                 f"  database  {what}\n"
-                f"  billing   months of {settings.billing_timezone}\n\n"
-                f"  Try, in a second shell: [bold].venv/bin/metering demo --target {grpc}[/bold]"
+                f"  billing   months of {settings.billing_timezone}\n"
+                f"  access    {protection}\n"
             )
+            if not protection.files:
+                out.print(f"  Try, in a second shell: [bold].venv/bin/metering demo --target {grpc}[/bold]")
             out.print("  Stop with Ctrl-C: calls under way are committed first.\n")
 
         serve_until_signal(settings, url, started)
@@ -153,7 +194,10 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
 
 
 def migrate_when_up(url: str) -> tuple[str | None, str]:
-    """Migrate; wait for some time for a database that cannot be reached yet. Raises DatabaseUnavailableError."""
+    """Migrate; wait for some time for a database that cannot be reached yet.
+
+    Raises DatabaseUnavailableError, DatabaseUrlError.
+    """
     end = time.monotonic() + DATABASE_WAIT_S
     while True:
         try:
@@ -185,6 +229,25 @@ def audit(database_url: str | None, data_dir: Path) -> None:
         found = asyncio.run(run_audit(url))
     if not show_audit(found):
         sys.exit(AUDIT_FAILED)
+
+
+@main.command()
+@click.option("--last", default=50, show_default=True, type=click.IntRange(1), help="So many, the newest first.")
+@click.option("--account", help="Those about this account. [default: all]")
+@database_settings
+@failing_plainly
+def acts(last: int, account: str | None, database_url: str | None, data_dir: Path) -> None:
+    """List who did what: activations, prices, closes, deductions, payments, monthly runs by hand; newest first."""
+
+    async def read(url: str) -> list[NotedAct]:
+        books = await Database.connect(url, name="acts", connections=1)
+        try:
+            return await ActStore(books).last(AccountId(account) if account else None, last)
+        finally:
+            await books.close()
+
+    with database(database_url, data_dir) as (url, _):
+        show_acts(asyncio.run(read(url)))
 
 
 async def run_audit(url: str) -> Audit:
@@ -219,7 +282,7 @@ def show_audit(found: Audit) -> bool:
 @click.argument("month")
 @target_setting
 @failing_plainly
-def usage(account: str, month: str, target: str) -> None:
+def usage(account: str, month: str, target: Target) -> None:
     """Tell what ACCOUNT has used in MONTH (such as 2026-11), by api and day."""
     found = asyncio.run(ask(target, lambda metering: metering.get_monthly_usage(account, month), "asking …"))
     state = pb.MonthState.Name(found.state).removeprefix("MONTH_STATE_").lower()
@@ -244,7 +307,7 @@ def usage(account: str, month: str, target: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
 @target_setting
 @failing_plainly
-def close_month(month: str, target: str, dry_run: bool) -> None:  # noqa: FBT001 - a flag
+def close_month(month: str, target: Target, dry_run: bool) -> None:  # noqa: FBT001 - a flag
     """Seal MONTH (such as 2026-11) and issue its bills. May be repeated. The service does it by itself on day 1."""
     waiting = f"{'looking at' if dry_run else 'closing'} {month} …"
     closed = asyncio.run(ask(target, lambda metering: metering.close_month(month, dry_run=dry_run), waiting))
@@ -263,7 +326,7 @@ def close_month(month: str, target: str, dry_run: bool) -> None:  # noqa: FBT001
 @click.argument("month")
 @target_setting
 @failing_plainly
-def deduct(account: str, month: str, target: str) -> None:
+def deduct(account: str, month: str, target: Target) -> None:
     """Deduct what is outstanding of the bill of ACCOUNT for MONTH, as far as the balance goes. May be repeated."""
     answer = asyncio.run(ask(target, lambda metering: metering.deduct(account, month), "deducting …"))
     state = pb.BillState.Name(answer.bill.state).removeprefix("BILL_STATE_")
@@ -274,10 +337,11 @@ def deduct(account: str, month: str, target: str) -> None:
 
 @main.command()
 @click.option("--target", metavar="HOST:PORT", help="A running service. [default: a temporary one]")
+@credential_settings
 @click.option("--close-for-others", is_flag=True, help="Close the month even if other accounts have calls in it.")
 @setting("--database-url", help="With --target: the service's database, for the audit.")
 @failing_plainly
-def demo(target: str | None, close_for_others: bool, database_url: str | None) -> None:  # noqa: FBT001 - flags
+def demo(target: Target | None, close_for_others: bool, database_url: str | None) -> None:  # noqa: FBT001 - flags
     """Play the whole story: activate, price, record, usage, close, deduct, suspend, pay, reactivate, audit."""
 
     async def audit_here(url: str) -> bool:
@@ -288,10 +352,10 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
             out.print("starting a temporary service with a database of its own …")
             async with temporary_service() as (address, temporary):
                 with embedded_postgres.start(temporary) as postgres:
-                    return await play_at(address, lambda: audit_here(postgres.url))
+                    return await play_at(Target(address), lambda: audit_here(postgres.url))
         return await play_at(target, (lambda: audit_here(database_url)) if database_url else None)
 
-    async def play_at(address: str, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
+    async def play_at(address: Target, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
         async with connected(address) as metering:
             return await Demo(metering, out, audit_books_there).play(close_for_others=close_for_others)
 
@@ -300,5 +364,5 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (price_plans, rejected, run_month, runs):
+for command in (certs, price_plans, rejected, run_month, runs):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """`metering demo`: the whole story of an account, against a running service or a temporary one."""
 
 import asyncio
+import os
 import random
 import re
 import subprocess
@@ -276,6 +277,7 @@ async def temporary_service() -> AsyncIterator[tuple[str, Path]]:
         flags = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", str(data_dir))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "metering", "serve", *flags),
+            env={name: value for name, value in os.environ.items() if not name.startswith("METERING_")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

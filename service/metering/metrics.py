@@ -142,6 +142,19 @@ class Metrics:
         self.workers = Gauge(
             "metering_workers", "Worker processes that run.", multiprocess_mode="livesum", registry=registry
         )
+        self.broken_files = Gauge(
+            "metering_broken_files",
+            "1 while a file has changed to something that cannot be used, and what it said before stays in force.",
+            ("file",),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.certificate_expires = Gauge(
+            "metering_certificate_expires_timestamp_seconds",
+            "When the server's certificate, or one of those above it, expires; 0: there is none.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
         self.calls = BatcherMetrics(self, "calls")
         self.rejects = BatcherMetrics(self, "rejected_calls")
 

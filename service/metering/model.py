@@ -442,3 +442,28 @@ class SenderState(NamedTuple):
     seen_at: datetime
     closed: bool
     """It said goodbye."""
+
+
+class Act(NamedTuple):
+    """Something that changes by somebody's decision."""
+
+    begun_at: datetime
+    caller: str
+    role: str
+    peer: str
+    """Where the request came from, as gRPC writes it."""
+    method: str
+    account_id: AccountId | None
+    """None: it is not about one account."""
+    request: str
+    """A JSON document."""
+
+
+class NotedAct(NamedTuple):
+    """An act, and how it ended."""
+
+    act_id: int
+    act: Act
+    ended_at: datetime | None
+    outcome: str | None
+    """OK, or the reason in the error. None: it is not known, or the act is under way."""

@@ -232,6 +232,22 @@ async def test_a_plan_repeated_is_no_new_version_and_versions_are_kept(metering:
     assert (await metering.accounts.GetPricePlan(request)).price_plan == first
 
 
+async def test_a_price_plan_is_told_of_an_account_that_has_it(metering: Stubs) -> None:
+    await metering.activate("acme")
+    await metering.put_plan(pb.PricePlan(price_plan_id="others", currency="CNY", prices=standard_plan().prices))
+    request = accounts_pb.GetPricePlanRequest(price_plan_id=PLAN, account_id="acme")
+    assert (await metering.accounts.GetPricePlan(request)).price_plan.price_plan_id == PLAN
+    for account_id, plan, reason in (
+        ("acme", "others", "PRICE_PLAN_NOT_FOUND"),
+        ("acme", "none", "PRICE_PLAN_NOT_FOUND"),
+        ("nobody", PLAN, "ACCOUNT_NOT_FOUND"),
+    ):
+        request = accounts_pb.GetPricePlanRequest(price_plan_id=plan, account_id=account_id)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await metering.accounts.GetPricePlan(request)
+        assert reason_of(error.value) == reason
+
+
 async def test_a_plan_holds_from_its_month_on(metering: Stubs) -> None:
     await metering.activate("acme")
     price = pb.ApiPrice(api="DetectAuth", per_call=pb.PerCallPrice(unit_price="1"))

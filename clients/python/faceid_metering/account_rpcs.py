@@ -96,12 +96,12 @@ class AccountRpcs:
         return response.price_plan
 
     async def get_price_plan(
-        self, price_plan_id: str, version: int = 0, *, timeout_s: float | None = None
+        self, price_plan_id: str, version: int = 0, *, account_id: str = "", timeout_s: float | None = None
     ) -> PricePlan:
-        """Return a version of a price plan; 0: the newest."""
+        """Return a version of a price plan; 0: the newest. With `account_id`, only if that account has the plan."""
         response: GetPricePlanResponse = await self._connection.unary(
             self._account_stub.GetPricePlan,
-            GetPricePlanRequest(price_plan_id=price_plan_id, version=version),
+            GetPricePlanRequest(price_plan_id=price_plan_id, version=version, account_id=account_id),
             timeout_s=timeout_s,
         )
         return response.price_plan

@@ -50,7 +50,7 @@ async def watch_service_status(
                     if response.HasField("service_status"):  # else it is a heartbeat
                         yield response.service_status
         except MeteringError as error:
-            if error.code in _REFUSED:
+            if error.code in _REFUSED and not error.is_retryable():
                 raise
             problem, retry_after_s = str(error), error.retry_after_s
         if connection.closed:

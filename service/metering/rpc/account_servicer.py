@@ -122,7 +122,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         del context
         if request.version < 0:
             raise invalid_field("version", f"{request.version} is less than 0; 0 is the newest")
-        plan = await self._accounts.price_plan(check_name(request.price_plan_id, "price_plan_id"), request.version)
+        account_id = account_id_of(request) if request.account_id else None
+        plan_id = check_name(request.price_plan_id, "price_plan_id")
+        plan = await self._accounts.price_plan(plan_id, request.version, account_id)
         return pb.GetPricePlanResponse(price_plan=convert.price_plan(plan))
 
     async def ListPricePlans(  # noqa: N802

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -13,10 +13,15 @@ from grpc import aio
 
 from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError, invalid_field
 from metering.metrics import Metrics
+from metering.rpc.acts import ActNotes
+from metering.rpc.permissions import PERMISSIONS, Check, Guard
 from metering.rpc.status import status_of
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+CHECKED_AGAIN_AFTER_S = 1.0
+"""Before a stream goes on, it is looked whether its reader still may have it, unless that is so short a time ago."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -31,8 +36,11 @@ class Edge(grpc.GenericRpcHandler):
     every RPC. What that costs is in docs/adr/0003-methods-are-found-by-name.md.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, acts: ActNotes, guard: Guard | None) -> None:
+        """Take `guard` for who may do what; None: anybody may do everything."""
         self._metrics = metrics
+        self._acts = acts
+        self._guard = guard
         self._handlers: dict[str, Handler] = {}
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
@@ -49,22 +57,32 @@ class Edge(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        permission = PERMISSIONS.get(method)
+        if permission is None:
+            msg = f"{method} has no row in metering.rpc.permissions: say there who may send it"
+            raise TypeError(msg)
+        check = self._guard.check_of(method, permission) if self._guard else None
         observer = _Observer(self._metrics, method, handler)
         codecs = {
             "request_deserializer": _deserializer(handler.request_deserializer),
             "response_serializer": _serializer(handler.response_serializer),
         }
         if handler.unary_unary:
-            behavior: Callable[..., Any] = _of_readable(handler.unary_unary)
-            return grpc.unary_unary_rpc_method_handler(_unary(behavior, observer), **codecs)
+            behavior: Callable[..., Any] = handler.unary_unary
+            if permission.act:
+                behavior = self._acts.noted(method, behavior)
+            return grpc.unary_unary_rpc_method_handler(_unary(_of_readable(behavior), check, observer), **codecs)
+        if permission.act:
+            msg = f"{method} is an act and streams: that is not noted yet"
+            raise TypeError(msg)
         if handler.unary_stream:
             behavior = handler.unary_stream
             if inspect.iscoroutinefunction(behavior):
                 behavior = _generator(behavior)
-            return grpc.unary_stream_rpc_method_handler(_streaming(_of_readable(behavior), observer), **codecs)
+            return grpc.unary_stream_rpc_method_handler(_streaming(_of_readable(behavior), check, observer), **codecs)
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
-                _streaming(_of_readable_stream(handler.stream_stream), observer), **codecs
+                _streaming(_of_readable_stream(handler.stream_stream), check, observer), **codecs
             )
         msg = f"{method} streams requests only: there is no such method yet"
         raise TypeError(msg)
@@ -147,9 +165,7 @@ class _Observer:
             number: Any = context.code()  # whatever its type says
             self.count(_CODES[number])
             raise error
-        if isinstance(
-            error, NotImplementedError
-        ):  # a method that generated code knows and a servicer of gRPC's does not
+        if isinstance(error, NotImplementedError):  # health knows a method that the library does not have
             self.count(grpc.StatusCode.UNIMPLEMENTED)
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} is not served")
         if isinstance(error, TransactionConflictError):
@@ -162,13 +178,15 @@ class _Observer:
         await context.abort(code, message, trailers)
 
 
-def _unary(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., Awaitable[Any]]:
+def _unary(behavior: Callable[..., Any], check: Check | None, observer: _Observer) -> Callable[..., Awaitable[Any]]:
     started, seconds, succeeded = observer.started.inc, observer.seconds.observe, observer.succeeded.inc
 
     async def handle(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
         begin = perf_counter()
         started()
         try:
+            if check is not None:
+                check(request, context)
             response = await behavior(request, context)
         except asyncio.CancelledError:
             observer.count(grpc.StatusCode.CANCELLED)
@@ -196,11 +214,19 @@ def _generator(behavior: Callable[..., Awaitable[None]]) -> Callable[..., AsyncI
     return generate
 
 
-def _streaming(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(
+    behavior: Callable[..., Any], check: Check | None, observer: _Observer
+) -> Callable[..., AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
         observer.started.inc()
         try:
+            if check is not None:
+                check(request, context)
+            checked_at = monotonic()
             async for response in behavior(request, context):
+                if check is not None and monotonic() - checked_at > CHECKED_AGAIN_AFTER_S:
+                    check(request, context)
+                    checked_at = monotonic()
                 yield response
         except asyncio.CancelledError:
             observer.count(grpc.StatusCode.CANCELLED)

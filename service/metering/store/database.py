@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from metering.errors import DatabaseUnavailableError, TransactionConflictError
+from metering.errors import DatabaseUnavailableError, DatabaseUrlError, TransactionConflictError
 from metering.store.sql import load_queries
 
 if TYPE_CHECKING:
@@ -54,13 +54,25 @@ def translated_errors() -> Iterator[None]:
 
 @contextmanager
 def translated_connect_errors() -> Iterator[None]:
-    """Turn whatever the server says to who wants to connect into DatabaseUnavailableError."""
+    """Turn whatever the server says to who wants to connect into DatabaseUnavailableError.
+
+    Raises:
+        DatabaseUrlError: the URL is none.
+
+    """
     try:
         with translated_errors():
             yield
     except asyncpg.PostgresError as error:
         msg = f"The database does not let us in: {error}. Check METERING_DATABASE_URL, and what the server allows."
         raise DatabaseUnavailableError(msg) from error
+    except (ValueError, OverflowError):
+        # Without a cause: where the driver stumbled is often in the middle of the password.
+        msg = (
+            "METERING_DATABASE_URL is not understood. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 "
+            "for an @ in the password, %2F for a /, %23 for a #, %25 for a %."
+        )
+        raise DatabaseUrlError(msg) from None
 
 
 def is_duplicate_key(error: Exception) -> bool:

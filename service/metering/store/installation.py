@@ -23,6 +23,18 @@ OLDEST_POSTGRESQL = 150000
 VERSION_TABLE = "schema_version"
 
 
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """Raise the driver's own errors in place of those that SQLAlchemy makes of them."""
+    try:
+        yield
+    except DBAPIError as error:
+        driver_error = error.orig and error.orig.__cause__
+        if not isinstance(driver_error, Exception):
+            raise
+        raise driver_error from error
+
+
 def _migrate(connection: Connection) -> tuple[str | None, str]:
     """Apply what is missing; return the revision before and after."""
     config = Config()
@@ -80,8 +92,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
             raise DatabaseUnavailableError(msg) from error
         except asyncpg.InsufficientPrivilegeError as error:
             msg = (
-                f"The database lets its user not set up the schema: {error}. Let it own the database and create the "
-                "role metering_service, or create that role beforehand and grant it to the user."
+                f"The database lets its user not set up the schema: {error}. Run `metering migrate` as the owner "
+                "first; or let this user own the database and create the role metering_service, or create that role "
+                "beforehand and grant it to the user."
             )
             raise DatabaseUnavailableError(msg) from error
         finally:

@@ -101,6 +101,11 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             raise invalid("version", f"{request.version} is less than 0; 0 is the newest")
         plan_id = checks.name(request.price_plan_id, "price_plan_id")
         with self._books.changed:
+            if request.account_id and plan_id not in self._books.account(request.account_id).plans.values():
+                message = (
+                    f"price_plan_id: {request.account_id} has no price plan {plan_id!r}; GetAccount tells its plans"
+                )
+                raise RefusalError("PRICE_PLAN_NOT_FOUND", message)
             return pb.GetPricePlanResponse(price_plan=self._books.price_plan(plan_id, request.version))
 
     def AssignPricePlan(  # noqa: N802

@@ -69,12 +69,14 @@ class PutPricePlanResponse(_message.Message):
     def __init__(self, price_plan: _Optional[_Union[_resources_pb2.PricePlan, _Mapping]] = ...) -> None: ...
 
 class GetPricePlanRequest(_message.Message):
-    __slots__ = ("price_plan_id", "version")
+    __slots__ = ("price_plan_id", "version", "account_id")
     PRICE_PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     price_plan_id: str
     version: int
-    def __init__(self, price_plan_id: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    account_id: str
+    def __init__(self, price_plan_id: _Optional[str] = ..., version: _Optional[int] = ..., account_id: _Optional[str] = ...) -> None: ...
 
 class GetPricePlanResponse(_message.Message):
     __slots__ = ("price_plan",)
