@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,28 @@ from rich.table import Table
 
 from faceid_metering import messages as pb
 from metering import embedded_postgres
-from metering.billing.audit import Audit
-from metering.billing.audit import audit as audit_books
+from metering.billing.audit import ALL_ACCOUNTS, ALL_MONTHS, ASSURANCES, OF_A_MONTH, Auditor
+from metering.billing.months import BillingCalendar, parse_month
+from metering.clock import SystemClock
+from metering.commands.audit import show_audit
 from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
 from metering.demo import Demo, money_text, state_text, temporary_service
-from metering.errors import DatabaseUnavailableError
+from metering.errors import DatabaseUnavailableError, account_not_found
 from metering.logs import set_up_logging
+from metering.model import AccountId, AccountRange, AuditSum
 from metering.settings import Settings
 from metering.store.audit import AuditStore
 from metering.store.database import Database
+from metering.store.installation import InstallationStore
 from metering.store.installation import migrate as migrate_database
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
 DATABASE_WAIT_S = 60.0
 """For how long `serve` waits at its start for a database that cannot be reached yet."""
-DIFFERENCES_SHOWN = 20
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +130,18 @@ def main() -> None:
     type=click.FloatRange(0),
     help="Seconds that requests under way are given to end when the service stops.",
 )
+@setting(
+    "--audit-interval-h",
+    default=DEFAULTS.audit_interval_h,
+    type=click.FloatRange(0, 8784),
+    help="Hours from the beginning of one audit of all accounts to that of the next, at least. 0: none is made.",
+)
+@setting(
+    "--audit-share",
+    default=DEFAULTS.audit_share,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of the time, the share that auditing takes at the most, all replicas together.",
+)
 @failing_plainly
 def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
     """Serve until SIGTERM or Ctrl-C. Migrates the database first."""
@@ -178,40 +194,42 @@ def migrate(database_url: str | None, data_dir: Path) -> None:
 
 @main.command()
 @database_settings
+@click.option("--account", help="Audit this account only.")
+@click.option("--month", help="Audit only the bills of this month (such as 2026-11), and the calls on them.")
 @failing_plainly
-def audit(database_url: str | None, data_dir: Path) -> None:
-    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs."""
+def audit(database_url: str | None, data_dir: Path, account: str | None, month: str | None) -> None:
+    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs.
+
+    May run while the service does: it reads some accounts at a time, each part as it was at one moment.
+    """
+    months = (parse_month(month),) * 2 if month else ALL_MONTHS
     with database(database_url, data_dir) as (url, _):
-        found = asyncio.run(run_audit(url))
-    if not show_audit(found):
+        found = asyncio.run(run_audit(url, AccountId(account) if account else None, months))
+    if not found.clean:
         sys.exit(AUDIT_FAILED)
 
 
-async def run_audit(url: str) -> Audit:
-    """Audit the books in a database; raises DatabaseUnavailableError."""
+async def run_audit(url: str, account: AccountId | None = None, months: tuple[date, date] = ALL_MONTHS) -> AuditSum:
+    """Audit the books in a database, and print what is found.
+
+    Raises:
+        DatabaseUnavailableError: they cannot be read.
+        MeteringError: ACCOUNT_NOT_FOUND, there is nothing of that account, not even a call.
+
+    """
     books = await Database.connect(url, name="audit", connections=1, timeout_s=3600)
     try:
-        with out.status("auditing …") as status:
-            return await audit_books(AuditStore(books), lambda assurance: status.update(f"checking that {assurance} …"))
+        zone = await InstallationStore(books).billing_time_zone() or DEFAULTS.billing_timezone
+        store = AuditStore(books)
+        auditor = Auditor(store, BillingCalendar.of_zone(zone), SystemClock())
+        accounts = AccountRange.of(account) if account else ALL_ACCOUNTS
+        kinds = [kind for kind in ASSURANCES if months == ALL_MONTHS or kind in OF_A_MONTH]
+        found = await show_audit(auditor.audit(accounts, months), 1 if account else await store.accounts(), kinds)
     finally:
         await books.close()
-
-
-def show_audit(found: Audit) -> bool:
-    """Print what an audit found; return whether the books are clean."""
-    for assurance, differences in found.differences.items():
-        out.print(f"  [red]✗[/red] {assurance}" if differences else f"  [green]✓[/green] {assurance}")
-        for difference in differences[:DIFFERENCES_SHOWN]:
-            out.print(f"      {difference.account_id}: found {difference.found}; expected {difference.expected}")
-        if len(differences) > DIFFERENCES_SHOWN:
-            out.print(f"      … and {len(differences) - DIFFERENCES_SHOWN:,} more")
-    totals = found.totals
-    out.print(
-        f"  {totals['recorded']:,} recorded calls = {totals['billed']:,} billed + {totals['carried']:,} carried to a "
-        f"later month + {totals['open']:,} in open months + {totals['unrated']:,} closed without a price"
-    )
-    out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
-    return found.clean
+    if account and not found.accounts and found.clean:
+        raise account_not_found(account)
+    return found
 
 
 @main.command()
@@ -281,7 +299,7 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     """Play the whole story: activate, price, record, usage, close, deduct, suspend, pay, reactivate, audit."""
 
     async def audit_here(url: str) -> bool:
-        return show_audit(await run_audit(url))
+        return (await run_audit(url)).clean
 
     async def play() -> bool:
         if target is None:

@@ -147,6 +147,15 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def only_one(self, lock: str) -> AsyncIterator[bool]:
+        """Hold the lock that a named query tries to take, as long as this lasts.
+
+        False: another replica has it. It is not taken again if the connection breaks. Raises as `connection`.
+        """
+        async with self.transaction() as connection:
+            yield bool(await connection.fetchval(self.sql[lock]))
+
+    @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["Connection"]:
         """Lend a connection over which everything is read as it was at one moment; raises as `connection`."""
         async with self.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):

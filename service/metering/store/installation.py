@@ -91,3 +91,8 @@ class InstallationStore:
                 await connection.execute(self._database.sql["note_installation"], today, now)
             zone: str = await connection.fetchval(self._database.sql["installed_time_zone"])
             return zone
+
+    async def billing_time_zone(self) -> str | None:
+        """Return the billing time zone of a database; None if no service was started on it yet."""
+        row = await self._database.fetchrow("installed_time_zone")
+        return None if row is None else row["billing_time_zone"]
