@@ -174,7 +174,10 @@ class App:
                 periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
                     "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
-                    "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._going_on("monthly run", monthly_run.run_if_due)),
+                    "monthly run": (
+                        MONTHLY_RUN_INTERVAL_S,
+                        lambda: self._going_on("monthly run", monthly_run.run_if_due),
+                    ),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
                     "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
@@ -204,9 +207,7 @@ class App:
     async def _connect(
         self, stack: AsyncExitStack, name: str, connections: int, statement_s: float = STATEMENT_S
     ) -> Database:
-        database = await Database.connect(
-            self._database_url, name=name, connections=connections, timeout_s=statement_s
-        )
+        database = await Database.connect(self._database_url, name=name, connections=connections, timeout_s=statement_s)
         stack.push_async_callback(database.close)
         return database
 

@@ -456,6 +456,14 @@ class AccountRange(NamedTuple):
         return cls(account_id, AccountId(account_id + "\x01"))
 
 
+class RecordedCalls(NamedTuple):
+    """How many calls of an account are recorded."""
+
+    calls: int
+    dropped: int
+    """Those of them whose raw calls were archived and dropped: only their counts are left."""
+
+
 class AuditScope(NamedTuple):
     """What is read of the books in one part of an audit, and by which rules."""
 
@@ -478,7 +486,7 @@ class AuditSum:
 
     accounts: int = 0
     calls: Counter[str] = field(default_factory=Counter)
-    """How many are recorded, and where they are: billed, carried, open, unrated."""
+    """How many are recorded, those of them that were dropped, and where they are: billed, carried, open, unrated."""
     differences: Counter[str] = field(default_factory=Counter)
     """How many were found, by kind."""
 

@@ -1,7 +1,7 @@
 """The audit: recomputes the books from the raw calls and the ledger, and says what differs, account by account."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -12,7 +12,7 @@ from metering.billing.currencies import MINOR_UNITS
 from metering.billing.months import BillingCalendar
 from metering.clock import Clock
 from metering.errors import retry_conflicts
-from metering.model import AccountId, AccountRange, AuditKind, AuditScope, AuditSum, Difference
+from metering.model import AccountId, AccountRange, AuditKind, AuditScope, AuditSum, Difference, RecordedCalls
 
 ACCOUNTS_PER_PART = 1_000
 """Accounts that are read in one snapshot: what is held in memory, and for how long vacuum is held back."""
@@ -67,8 +67,8 @@ class Reader(Protocol):
     def next_account(self) -> AccountId | None:
         """The first one that is not among them; None: there are no more."""
 
-    async def calls(self) -> tuple[Mapping[AccountId, int], Sequence[Difference]]:
-        """Return how many raw calls each account has, and what differs: CALLS and USAGE."""
+    async def calls(self) -> tuple[Mapping[AccountId, RecordedCalls], Sequence[Difference]]:
+        """Return how many calls each account has, and what differs: CALLS and USAGE."""
 
     async def places(self) -> Mapping[AccountId, Mapping[str, int]]:
         """Return where each account's calls are by the bills and by usage: billed, carried, open, unrated."""
@@ -95,7 +95,7 @@ class AuditedAccounts:
     next_account: AccountId | None
     """The first one that comes after them; None: these were the last."""
     calls: Counter[str]
-    """How many are recorded, and where they are: billed, carried, open, unrated."""
+    """How many are recorded, those of them that were dropped, and where they are: billed, carried, open, unrated."""
     differences: list[Difference]
     """In the order of the accounts."""
 
@@ -126,7 +126,7 @@ class Auditor:
         accounts: AccountRange = ALL_ACCOUNTS,
         months: tuple[date, date] = ALL_MONTHS,
         accounts_max: int = ACCOUNTS_PER_PART,
-    ) -> AsyncIterator[AuditedAccounts]:
+    ) -> AsyncGenerator[AuditedAccounts, None]:
         """Audit accounts, `accounts_max` of them at a time; raises DatabaseUnavailableError.
 
         Args:
@@ -156,23 +156,22 @@ class Auditor:
                 if scope.months == ALL_MONTHS or kind in OF_A_MONTH:
                     found += await reader.differences(kind)
             found += [difference async for line in reader.rated_lines() for difference in check_line(line)]
-            calls = Counter(recorded=sum(recorded.values()))
+            calls = Counter(
+                recorded=sum(each.calls for each in recorded.values()),
+                dropped=sum(each.dropped for each in recorded.values()),
+            )
             for of_account in places.values():
                 calls.update(of_account)
             return AuditedAccounts(reader.accounts, reader.next_account, calls, sorted(found))
 
 
 def check_places(
-    recorded: Mapping[AccountId, int], places: Mapping[AccountId, Mapping[str, int]]
-) -> list[Difference]:
+    recorded: Mapping[AccountId, RecordedCalls], places: Mapping[AccountId, Mapping[str, int]]
+) -> Iterator[Difference]:
     """Return the accounts whose recorded calls are not those that are billed, carried, open or unrated: promise P4."""
-    return [
-        Difference(
-            account_id,
-            AuditKind.PLACES,
-            f"{recorded.get(account_id, 0)} recorded calls",
-            " + ".join(f"{calls} {place}" for place, calls in of_account.items()) or "none in any place",
-        )
-        for account_id in sorted(recorded.keys() | places.keys())
-        if sum((of_account := places.get(account_id, {})).values()) != recorded.get(account_id, 0)
-    ]
+    for account_id in recorded.keys() | places.keys():
+        calls = recorded[account_id].calls if account_id in recorded else 0
+        of_account = places.get(account_id, {})
+        if calls != sum(of_account.values()):
+            placed = " + ".join(f"{number} {place}" for place, number in of_account.items() if number)
+            yield Difference(account_id, AuditKind.PLACES, placed or "nothing", f"{calls} recorded calls")

@@ -1,7 +1,7 @@
 """What `metering audit` prints, and the last step of the demo: differences as they are found, then the sum."""
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 from rich.markup import escape
@@ -16,7 +16,9 @@ PROGRESS_INTERVAL_S = 10.0
 """Where the progress cannot be written in place: seconds between two lines of it."""
 
 
-async def show_audit(parts: AsyncIterator[AuditedAccounts], accounts: int, kinds: Iterable[AuditKind]) -> AuditSum:
+async def show_audit(
+    parts: AsyncGenerator[AuditedAccounts, None], accounts: int, kinds: Iterable[AuditKind]
+) -> AuditSum:
     """Print what an audit finds while it goes on, and what it came to; return that.
 
     Args:
@@ -28,7 +30,7 @@ async def show_audit(parts: AsyncIterator[AuditedAccounts], accounts: int, kinds
     found = AuditSum()
     next_line = time.monotonic() + QUIET_S
     with out.status("auditing …") as status:
-        async with aclosing(parts) as each_part:  # type: ignore[type-var]
+        async with aclosing(parts) as each_part:
             async for part in each_part:
                 for difference in part.differences:
                     out.print(_text(difference))
@@ -45,9 +47,10 @@ async def show_audit(parts: AsyncIterator[AuditedAccounts], accounts: int, kinds
         else:
             out.print(f"  [green]✓[/green] {ASSURANCES[kind]}")
     calls = found.calls
+    dropped = f" ({calls['dropped']:,} of them dropped: only their counts are left)" if calls["dropped"] else ""
     out.print(
-        f"  {calls['recorded']:,} recorded calls = {calls['billed']:,} billed + {calls['carried']:,} carried to a later "
-        f"month + {calls['open']:,} in open months + {calls['unrated']:,} closed without a price"
+        f"  {calls['recorded']:,} recorded calls{dropped} = {calls['billed']:,} billed + {calls['carried']:,} carried "
+        f"to a later month + {calls['open']:,} in open months + {calls['unrated']:,} closed without a price"
     )
     out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
     return found

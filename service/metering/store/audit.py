@@ -14,6 +14,7 @@ from metering.model import (
     Month,
     MonthUsage,
     PricePlan,
+    RecordedCalls,
 )
 from metering.store.accounts import read_price_plan
 from metering.store.bills import read_line
@@ -85,12 +86,12 @@ class AuditReader:
             self.next_account = AccountId(rows[-1]["account_id"])
             self._accounts = self._accounts._replace(end=self.next_account)
 
-    async def calls(self) -> tuple[dict[AccountId, int], list[Difference]]:
-        """Return how many raw calls each account has, and what differs: CALLS and USAGE."""
-        rows = await self._connection.fetch(
-            self._sql["audit_calls"], *self._accounts, *self._scope.months, *self._days
-        )
-        recorded = {row["account_id"]: row["recorded"] for row in rows if row["kind"] is None}
+    async def calls(self) -> tuple[dict[AccountId, RecordedCalls], list[Difference]]:
+        """Return how many calls each account has, and what differs: CALLS and USAGE."""
+        rows = await self._connection.fetch(self._sql["audit_calls"], *self._accounts, *self._scope.months, *self._days)
+        recorded = {
+            row["account_id"]: RecordedCalls(row["recorded"], row["dropped"]) for row in rows if row["kind"] is None
+        }
         return recorded, [_difference(AuditKind(row["kind"]), row) for row in rows if row["kind"]]
 
     async def places(self) -> dict[AccountId, dict[str, int]]:

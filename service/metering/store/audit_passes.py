@@ -54,9 +54,7 @@ class AuditPassStore:
 
 
 def _pass(row: "asyncpg.Record") -> AuditPass:
-    found = AuditSum(
-        row["accounts"], Counter(json.loads(row["calls"])), Counter(json.loads(row["differences"]))
-    )
+    found = AuditSum(row["accounts"], Counter(json.loads(row["calls"])), Counter(json.loads(row["differences"])))
     return AuditPass(
         row["pass_id"], row["started_at"], row["resume_at"], row["finished_at"], row["next_account"], found
     )

@@ -13,7 +13,8 @@ SELECT count(*) AS accounts FROM accounts;
 -- audit_calls --
 -- The raw calls of the accounts from $1 to before $2 on the bills of the months $3 to $4: how many each account has, and
 -- where they are not what was counted, or stand where they do not belong. $5 the days that have raw calls, $6 when each
--- begins, $7 when it ends. One look at each call, whatever it is looked at for.
+-- begins, $7 when it ends. One look at each call, whatever it is looked at for. Of days that were dropped there is
+-- nothing but the counts: these are taken as they are.
 WITH recorded AS MATERIALIZED (
     SELECT of_day.*
     FROM unnest($5::date[], $6::timestamptz[], $7::timestamptz[]) AS day (day, begins, ends)
@@ -24,19 +25,21 @@ WITH recorded AS MATERIALIZED (
         WHERE occurred_on = day.day AND account_id >= $1 AND account_id < $2 AND billing_month BETWEEN $3 AND $4
         GROUP BY account_id, billing_month, occurred_on, api, result_code
     ) AS of_day
-), counted AS (
-    SELECT account_id, billing_month, occurred_on, api, result_code, sum(calls) AS calls
+), counted AS MATERIALIZED (
+    SELECT usage.account_id, usage.billing_month, usage.occurred_on, usage.api, usage.result_code,
+        sum(usage.calls) AS calls, dropped_days.day IS NOT NULL AS dropped
     FROM usage
-    WHERE account_id >= $1 AND account_id < $2 AND billing_month BETWEEN $3 AND $4
-    GROUP BY account_id, billing_month, occurred_on, api, result_code
+    LEFT JOIN dropped_days ON dropped_days.day = usage.occurred_on
+    WHERE usage.account_id >= $1 AND usage.account_id < $2 AND usage.billing_month BETWEEN $3 AND $4
+    GROUP BY usage.account_id, usage.billing_month, usage.occurred_on, usage.api, usage.result_code, dropped_days.day
 )
 SELECT 'USAGE' AS kind, account_id,
     format('%s calls of %s%s on %s, billed in %s', coalesce(counted.calls, 0), api,
         CASE result_code WHEN '' THEN '' ELSE ' (' || result_code || ')' END, occurred_on,
         to_char(billing_month, 'YYYY-MM')) AS found,
     format('%s recorded calls', coalesce(recorded.calls, 0)) AS expected,
-    NULL::bigint AS recorded
-FROM counted
+    NULL::bigint AS recorded, NULL::bigint AS dropped
+FROM (SELECT * FROM counted WHERE NOT dropped) AS counted
 FULL JOIN recorded USING (account_id, billing_month, occurred_on, api, result_code)
 WHERE counted.calls IS DISTINCT FROM recorded.calls
 UNION ALL
@@ -48,7 +51,7 @@ SELECT 'CALLS', recorded.account_id,
         WHEN recorded.of_another_day THEN 'calls that occurred on that day'
         ELSE 'the bill of their own month or, if that was closed, of the next one that was not'
     END,
-    NULL
+    NULL, NULL
 FROM recorded
 LEFT JOIN accounts ON accounts.account_id = recorded.account_id
 CROSS JOIN LATERAL (SELECT date_trunc('month', recorded.occurred_on)::date AS month) AS own
@@ -59,7 +62,21 @@ WHERE accounts.account_id IS NULL OR recorded.of_another_day OR recorded.billing
     ) IS DISTINCT FROM (extract(year FROM recorded.billing_month) - extract(year FROM own.month)) * 12
         + extract(month FROM recorded.billing_month) - extract(month FROM own.month)
 UNION ALL
-SELECT NULL, account_id, NULL, NULL, sum(calls)::bigint FROM recorded GROUP BY account_id;
+SELECT 'CALLS', counted.account_id,
+    format('%s calls of %s, on the bill of %s: dropped', counted.calls, counted.occurred_on,
+        to_char(counted.billing_month, 'YYYY-MM')),
+    'raw calls, for the month is open', NULL, NULL
+FROM counted
+LEFT JOIN months ON months.month = counted.billing_month
+WHERE counted.dropped AND months.month IS NULL
+UNION ALL
+SELECT NULL, account_id, NULL, NULL, sum(calls)::bigint, coalesce(sum(calls) FILTER (WHERE dropped), 0)::bigint
+FROM (
+    SELECT account_id, calls, false AS dropped FROM recorded
+    UNION ALL
+    SELECT account_id, calls, true FROM counted WHERE dropped
+) AS kept
+GROUP BY account_id;
 
 -- audit_places --
 -- Where the calls of the accounts from $1 to before $2 on the bills of the months $3 to $4 are, by the lines of the
@@ -158,7 +175,8 @@ LEFT JOIN (
         GROUP BY line.account_id, line.month, line.occurred_month, line.api, usage.result_code
     ) AS by_code
     GROUP BY account_id, month, occurred_month, api
-) AS counted USING (account_id, month, occurred_month, api)
+) AS counted ON counted.account_id = line.account_id AND counted.month = line.month
+    AND counted.occurred_month = line.occurred_month AND counted.api = line.api
 WHERE line.account_id >= $1 AND line.account_id < $2 AND line.month BETWEEN $3 AND $4
 ORDER BY line.account_id, line.month;
 
@@ -283,15 +301,15 @@ LEFT JOIN LATERAL (
 WHERE assigned.account_id >= $1 AND assigned.account_id < $2 AND plan.currency IS DISTINCT FROM accounts.currency;
 
 -- audit_rejected --
--- Rejected calls that are said to be recorded, and are not among the raw calls. Of the accounts from $1 to before $2;
--- $3 the days that have raw calls, $4 when each begins, $5 when it ends.
+-- Rejected calls that are said to be recorded, and are not among the raw calls of their day, if there are any. Of the
+-- accounts from $1 to before $2; $3 the days that have raw calls, $4 when each begins, $5 when it ends.
 SELECT rejected.account_id,
     format('rejected call %s of %s, recorded on the bill of %s', rejected.call_id,
         to_char(rejected.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
         to_char(rejected.billing_month, 'YYYY-MM')) AS found,
     coalesce('on the bill of ' || to_char(calls.billing_month, 'YYYY-MM'), 'not recorded') AS expected
 FROM rejected_calls AS rejected
-LEFT JOIN unnest($3::date[], $4::timestamptz[], $5::timestamptz[]) AS day (day, begins, ends)
+JOIN unnest($3::date[], $4::timestamptz[], $5::timestamptz[]) AS day (day, begins, ends)
     ON day.begins <= rejected.occurred_at AND day.ends > rejected.occurred_at
 LEFT JOIN calls ON calls.occurred_on = day.day AND calls.account_id = rejected.account_id
     AND calls.call_id = rejected.call_id
