@@ -22,6 +22,7 @@ from metering import embedded_postgres
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
 from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
+from metering.commands.evidence import bill, export_calls, verify
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
@@ -300,5 +301,5 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (price_plans, rejected, run_month, runs):
+for command in (price_plans, rejected, run_month, runs, bill, export_calls, verify):
     main.add_command(command)
