@@ -25,6 +25,7 @@ from metering.billing.months import BillingCalendar, parse_month
 from metering.clock import SystemClock
 from metering.commands.audit import show_audit
 from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
+from metering.commands.evidence import bill, export_calls, verify
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
@@ -318,5 +319,5 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (price_plans, rejected, run_month, runs):
+for command in (price_plans, rejected, run_month, runs, bill, export_calls, verify):
     main.add_command(command)

@@ -308,6 +308,8 @@ class Bill:
     issued_at: datetime
     due_date: date
     lines: tuple[BillLine, ...] = field(default=())
+    calls_digest: bytes | None = None
+    """The SHA-256 of its calls; None: it was issued before there were digests."""
 
     @property
     def outstanding(self) -> Decimal:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from faceid_metering import MeteringClient
 from faceid_metering import MeteringError as ClientError
+from faceid_metering.evidence import CallFileError
 from metering import embedded_postgres
 from metering.app import BillingTimeZoneError
 from metering.demo import DemoError
@@ -57,6 +58,7 @@ def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             ClientError,
             DemoError,
             FileError,
+            CallFileError,
             BillingTimeZoneError,
             WorkerError,
             embedded_postgres.EmbeddedPostgresError,
