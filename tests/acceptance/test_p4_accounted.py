@@ -12,6 +12,7 @@ from tests.support.service import FakeClock, Service
 
 OCTOBER = datetime(2026, 10, 15, tzinfo=UTC)
 
+
 async def make_books(service: Service) -> None:
     """Two accounts with calls in October and November; October is billed, and acme has not paid all of it."""
     for account_id in ("acme", "zenith"):

@@ -26,6 +26,7 @@ ASSURANCES: Mapping[AuditKind, str] = {
     AuditKind.BILL_CALLS: "bills hold the usage of their month",
     AuditKind.BILL_MONTHS: "bills are of closed months",
     AuditKind.ISSUED_BILLS: "no bill that was issued is missing",
+    AuditKind.DIGESTS: "digests are those of the raw calls on the bill",
     AuditKind.LINES: "lines are quantity times price, rounded once",
     AuditKind.RATING: "lines are what rating makes of the usage and the price plan",
     AuditKind.BILLS: "bills are the sum of their lines and of their deductions, paid or overdue when they should be",
@@ -44,6 +45,7 @@ OF_A_MONTH = frozenset(
         AuditKind.BILL_CALLS,
         AuditKind.BILL_MONTHS,
         AuditKind.ISSUED_BILLS,
+        AuditKind.DIGESTS,
         AuditKind.LINES,
         AuditKind.RATING,
         AuditKind.BILLS,
@@ -75,6 +77,9 @@ class Reader(Protocol):
 
     async def differences(self, kind: AuditKind) -> Sequence[Difference]:
         """Return what differs, for a kind that a query alone can tell."""
+
+    async def large_digests(self) -> Sequence[Difference]:
+        """Return what differs of the digests of bills with very many calls: DIGESTS."""
 
     def rated_lines(self) -> AsyncIterator[RatedLine]:
         """Return every bill line."""
@@ -151,7 +156,7 @@ class Auditor:
         async with self._books.read(scope) as reader:
             recorded, differences = await reader.calls()
             places = await reader.places()
-            found = [*differences, *check_places(recorded, places)]
+            found = [*differences, *check_places(recorded, places), *await reader.large_digests()]
             for kind in ASSURANCES:
                 if scope.months == ALL_MONTHS or kind in OF_A_MONTH:
                     found += await reader.differences(kind)

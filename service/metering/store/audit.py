@@ -19,6 +19,7 @@ from metering.model import (
 from metering.store.accounts import read_price_plan
 from metering.store.bills import read_line
 from metering.store.database import Database
+from metering.store.digests import CALLS_IN_STATEMENT_MAX, digest_of_bill
 
 if TYPE_CHECKING:
     import asyncpg
@@ -32,6 +33,7 @@ _QUERIES = {
     AuditKind.BILL_CALLS: "audit_bill_calls",
     AuditKind.BILL_MONTHS: "audit_bill_months",
     AuditKind.ISSUED_BILLS: "audit_issued_bills",
+    AuditKind.DIGESTS: "audit_digests",
     AuditKind.BILLS: "audit_bills",
     AuditKind.ENTRIES: "audit_entries",
     AuditKind.BALANCES: "audit_balances",
@@ -39,7 +41,13 @@ _QUERIES = {
     AuditKind.PRICES: "audit_prices",
     AuditKind.REJECTED_CALLS: "audit_rejected",
 }
-_OF_MONTHS = {AuditKind.BILL_CALLS, AuditKind.BILL_MONTHS, AuditKind.ISSUED_BILLS, AuditKind.BILLS}
+_OF_MONTHS = {
+    AuditKind.BILL_CALLS,
+    AuditKind.BILL_MONTHS,
+    AuditKind.ISSUED_BILLS,
+    AuditKind.DIGESTS,
+    AuditKind.BILLS,
+}
 """Those whose queries ask for months."""
 _UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
 """What a JSON document raises that was changed by hand."""
@@ -66,6 +74,7 @@ class AuditReader:
 
     def __init__(self, database: Database, connection: "Connection", scope: AuditScope, days: Sequence[date]) -> None:
         self._sql = database.sql
+        self._database = database
         self._connection = connection
         self._scope = scope
         self._accounts = scope.accounts
@@ -106,7 +115,9 @@ class AuditReader:
         arguments: list[object] = [*self._accounts]
         if kind in _OF_MONTHS:
             arguments += self._scope.months
-        if kind is AuditKind.BILLS:
+        if kind is AuditKind.DIGESTS:
+            arguments += [self._days[0], CALLS_IN_STATEMENT_MAX]
+        elif kind is AuditKind.BILLS:
             arguments.append(self._scope.today)
         elif kind is AuditKind.ENTRIES:
             arguments += [list(self._scope.minor_units.values()), list(self._scope.minor_units)]
@@ -114,6 +125,20 @@ class AuditReader:
             arguments += self._days
         rows = await self._connection.fetch(self._sql[_QUERIES[kind]], *arguments)
         return [_difference(kind, row) for row in rows]
+
+    async def large_digests(self) -> list[Difference]:
+        """Return what differs of the digests of bills with so many calls that these are read one by one: DIGESTS."""
+        found = []
+        for row in await self._connection.fetch(
+            self._sql["audit_large_bills"], *self._accounts, *self._scope.months, CALLS_IN_STATEMENT_MAX
+        ):
+            account_id, month, *digested = row
+            calls, digest = await digest_of_bill(self._database, self._connection, account_id, month, date.min)
+            if digested != [calls, digest]:
+                was, now = (f"{number} calls, SHA-256 {each.hex()}" for number, each in (digested, (calls, digest)))
+                name = f"digest of the bill of {month:%Y-%m}"
+                found.append(Difference(account_id, AuditKind.DIGESTS, f"{name}: {was}", f"raw calls: {now}"))
+        return found
 
     async def rated_lines(self) -> AsyncIterator[RatedLine]:
         """Return every bill line, a few at a time, so that memory stays flat."""

@@ -45,16 +45,24 @@ async def add_digests(database: Database, connection: "Connection", bills: Itera
         if group[0].calls <= CALLS_IN_STATEMENT_MAX:
             await connection.execute(sql["add_digests"], account_ids, month, occurred_from, timeout=None)
             continue
-        digest = hashlib.sha256()
+        calls, digest = await digest_of_bill(database, connection, account_ids[0], month, occurred_from)
+        await connection.execute(sql["add_digest"], account_ids[0], month, calls, digest)
 
-        async def update(lines: bytes, digest: "hashlib._Hash" = digest) -> None:
-            digest.update(lines)
 
-        # COPY writes a line for each row, and nothing in a call's line needs to be escaped.
-        arguments = (account_ids[0], month, occurred_from)
-        copied = await connection.copy_from_query(sql["call_lines"], *arguments, output=update, timeout=None)
-        calls = int(copied.removeprefix("COPY "))
-        await connection.execute(sql["add_digest"], account_ids[0], month, calls, digest.digest())
+async def digest_of_bill(
+    database: Database, connection: "Connection", account_id: AccountId, month: Month, occurred_from: date
+) -> tuple[int, bytes]:
+    """Return how many calls stand on a bill, none of which occurred before a day, and their digest, in flat memory."""
+    digest = hashlib.sha256()
+
+    async def update(lines: bytes) -> None:
+        digest.update(lines)
+
+    # COPY writes a line for each row, and nothing in a call's line needs to be escaped.
+    copied = await connection.copy_from_query(
+        database.sql["call_lines"], account_id, month, occurred_from, output=update, timeout=None
+    )
+    return int(copied.removeprefix("COPY ")), digest.digest()
 
 
 class DigestStore:

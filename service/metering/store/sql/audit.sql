@@ -134,6 +134,62 @@ FROM bills
 LEFT JOIN months ON months.month = bills.month
 WHERE bills.account_id >= $1 AND bills.account_id < $2 AND bills.month BETWEEN $3 AND $4 AND months.month IS NULL;
 
+-- audit_digests --
+-- Digests against the raw calls and the lines of their bills, of the accounts from $1 to before $2 and the months $3 to
+-- $4. $5 the days that have raw calls. Where some of a bill's days were dropped, nothing is left to compare but the
+-- number of calls; and of bills of more than $6 calls, whose digests are made by audit_large_bills.
+WITH digested AS MATERIALIZED (
+    SELECT account_id, month, calls, digest, calls <= $6::bigint AND NOT EXISTS (
+        SELECT FROM dropped_days
+        JOIN usage ON usage.occurred_on = dropped_days.day
+        WHERE usage.account_id = bill_digests.account_id AND usage.billing_month = bill_digests.month
+    ) AS checkable
+    FROM bill_digests
+    WHERE account_id >= $1 AND account_id < $2 AND month BETWEEN $3 AND $4
+)
+SELECT digested.account_id,
+    format('digest of the bill of %s: %s calls%s', to_char(digested.month, 'YYYY-MM'), digested.calls,
+        CASE WHEN digested.checkable THEN ', SHA-256 ' || encode(digested.digest, 'hex') ELSE '' END) AS found,
+    format('%s calls on its lines%s', coalesce(billed.calls, 0),
+        CASE WHEN digested.checkable THEN format(', %s raw calls, SHA-256 %s', coalesce(recorded.calls, 0),
+            encode(recorded.digest, 'hex')) ELSE '' END) AS expected
+FROM digested
+LEFT JOIN (
+    SELECT account_id, month, sum(calls) AS calls
+    FROM bill_lines
+    WHERE account_id >= $1 AND account_id < $2 AND month BETWEEN $3 AND $4
+    GROUP BY account_id, month
+) AS billed ON billed.account_id = digested.account_id AND billed.month = digested.month
+LEFT JOIN (
+    SELECT of_day.account_id, of_day.billing_month AS month, count(*) AS calls,
+        sha256(convert_to(string_agg(of_day.line, '' ORDER BY of_day.occurred_on, of_day.call_id), 'UTF8')) AS digest
+    FROM unnest($5::date[]) AS day
+    CROSS JOIN LATERAL (
+        SELECT account_id, billing_month, occurred_on, call_id,
+            call_line(occurred_on, call_id, occurred_at, account_id, api, result_code) || E'\n' AS line
+        FROM calls
+        WHERE occurred_on = day AND account_id >= $1 AND account_id < $2 AND billing_month BETWEEN $3 AND $4
+        -- A look at each day: without this, the planner may join the days to all calls there are.
+        OFFSET 0
+    ) AS of_day
+    JOIN digested ON digested.account_id = of_day.account_id AND digested.month = of_day.billing_month
+    WHERE digested.checkable
+    GROUP BY of_day.account_id, of_day.billing_month
+) AS recorded ON recorded.account_id = digested.account_id AND recorded.month = digested.month
+WHERE digested.calls IS DISTINCT FROM billed.calls
+    OR digested.checkable AND (digested.calls, digested.digest) IS DISTINCT FROM (recorded.calls, recorded.digest);
+
+-- audit_large_bills --
+-- The bills of more than $5 calls that have a digest and all of their raw calls, of the accounts from $1 to before $2 and
+-- the months $3 to $4.
+SELECT account_id, month, calls, digest
+FROM bill_digests
+WHERE account_id >= $1 AND account_id < $2 AND month BETWEEN $3 AND $4 AND calls > $5::bigint AND NOT EXISTS (
+    SELECT FROM dropped_days
+    JOIN usage ON usage.occurred_on = dropped_days.day
+    WHERE usage.account_id = bill_digests.account_id AND usage.billing_month = bill_digests.month
+);
+
 -- audit_issued_bills --
 -- Digests of bills that are not there: the bill was issued, and is missing. Of the accounts from $1 to before $2 and the
 -- months $3 to $4.
