@@ -80,7 +80,7 @@ lock: | check-python ## Pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) uv && \
 	lock="$$tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock'" && \
-	eval "$$lock pyproject.toml --extra server --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
+	eval "$$lock pyproject.toml --extra server --extra parquet --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
 	eval "$$lock --group proto -o requirements/proto.txt"
 
 clean: ## Remove what make and the tools have made, but no data

@@ -8,8 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from metering.commands.evidence import bill, export_calls, verify
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
+from metering.commands.retention import FORMATS, Dropper, archive, archive_file
 from metering.demo import Demo, money_text, state_text, temporary_service
 from metering.errors import DatabaseUnavailableError, account_not_found
 from metering.logs import set_up_logging
@@ -36,8 +37,10 @@ from metering.model import AccountId, AccountRange, AuditSum
 from metering.settings import Settings
 from metering.store.audit import AuditStore
 from metering.store.database import Database
+from metering.store.digests import DigestStore
 from metering.store.installation import InstallationStore
 from metering.store.installation import migrate as migrate_database
+from metering.store.retention import RetentionStore
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
@@ -214,15 +217,15 @@ async def run_audit(url: str, account: AccountId | None = None, months: tuple[da
     """Audit the books in a database, and print what is found.
 
     Raises:
-        DatabaseUnavailableError: they cannot be read.
+        DatabaseUnavailableError: they cannot be read, or no service was ever started on them.
         MeteringError: ACCOUNT_NOT_FOUND, there is nothing of that account, not even a call.
 
     """
     books = await Database.connect(url, name="audit", connections=1, timeout_s=3600)
     try:
-        zone = await InstallationStore(books).billing_time_zone() or DEFAULTS.billing_timezone
         store = AuditStore(books)
-        auditor = Auditor(store, BillingCalendar.of_zone(zone), SystemClock())
+        calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
+        auditor = Auditor(store, calendar, SystemClock())
         accounts = AccountRange.of(account) if account else ALL_ACCOUNTS
         kinds = [kind for kind in ASSURANCES if months == ALL_MONTHS or kind in OF_A_MONTH]
         found = await show_audit(auditor.audit(accounts, months), 1 if account else await store.accounts(), kinds)
@@ -231,6 +234,92 @@ async def run_audit(url: str, account: AccountId | None = None, months: tuple[da
     if account and not found.accounts and found.clean:
         raise account_not_found(account)
     return found
+
+
+archive_option = click.option(
+    "--archive",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where archives are.",
+)
+
+
+@main.command()
+@click.argument("month")
+@archive_option
+@click.option("--format", "ending", default=FORMATS[0], show_default=True, type=click.Choice(FORMATS))
+@database_settings
+@failing_plainly
+def archive_calls(month: str, directory: Path, ending: str, database_url: str | None, data_dir: Path) -> None:
+    """Write the calls on all bills of MONTH (such as 2026-01), which is closed, to a file, and verify that."""
+
+    async def write(url: str) -> int:
+        async with books_of(url, "archive") as books:
+            return await archive(RetentionStore(books), parsed, file)
+
+    parsed = parse_month(month)
+    directory.mkdir(parents=True, exist_ok=True)
+    file = archive_file(directory, parsed, ending)
+    with database(database_url, data_dir) as (url, _):
+        calls = asyncio.run(write(url))
+    out.print(f"{file} has exactly the {calls:,} calls of the bills of {month}")
+
+
+@main.command()
+@click.option("--months", required=True, type=click.IntRange(1), help="Keep calls so long after their month's close.")
+@archive_option
+@click.option("--dry-run", is_flag=True, help="Only verify the archives, and tell what would be dropped.")
+@database_settings
+@failing_plainly
+def drop_calls(months: int, directory: Path, database_url: str | None, data_dir: Path, *, dry_run: bool) -> None:
+    """Drop the raw calls of months closed long ago, day by day, once the archive is proved to hold them.
+
+    Usage, bills and their digests stay. A day is kept, and it is told why, as long as a bill that its calls stand on is
+    not old enough, or is not in the archive exactly as it was issued. Exit code 3: there are such days. The service
+    never does this by itself. The user of the database's URL must own it.
+    """
+
+    async def drop(url: str) -> bool:
+        async with books_of(url, "drop calls", as_owner=True) as books:
+            calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
+            return await Dropper(RetentionStore(books), directory, calendar, SystemClock()).drop(
+                months, dry_run=dry_run
+            )
+
+    with database(database_url, data_dir) as (url, _):
+        done = asyncio.run(drop(url))
+    if not done:
+        sys.exit(AUDIT_FAILED)
+
+
+@main.command()
+@database_settings
+@failing_plainly
+def digest_bills(database_url: str | None, data_dir: Path) -> None:
+    """Give the bills their digests that were issued before there were digests. May be repeated."""
+
+    async def digest(url: str) -> int:
+        bills = 0
+        async with books_of(url, "digests") as books:
+            with out.status("digesting …") as status:
+                async for more in DigestStore(books).add_missing():
+                    bills += more
+                    status.update(f"{bills:,} bills …")
+        return bills
+
+    with database(database_url, data_dir) as (url, _):
+        out.print(f"{asyncio.run(digest(url)):,} bills had no digest")
+
+
+@asynccontextmanager
+async def books_of(url: str, name: str, *, as_owner: bool = False) -> AsyncIterator[Database]:
+    """Connect to a database that is migrated; raises DatabaseUnavailableError."""
+    books = await Database.connect(url, name=name, connections=2, as_owner=as_owner)
+    try:
+        yield books
+    finally:
+        await books.close()
 
 
 @main.command()

@@ -51,8 +51,8 @@ TAMPERING: list[tuple[str, str, set[AuditKind]]] = [
     (
         "acme",
         (
-            "INSERT INTO calls SELECT occurred_at, recorded_at, occurred_on, billing_month, gen_random_uuid(), account_id,"
-            f" api, result_code FROM calls WHERE {ONE_CALL}"
+            "INSERT INTO calls SELECT occurred_at, recorded_at, occurred_on, billing_month, gen_random_uuid(),"
+            f" account_id, api, result_code FROM calls WHERE {ONE_CALL}"
         ),
         {USAGE, PLACES},
     ),
@@ -95,14 +95,14 @@ TAMPERING: list[tuple[str, str, set[AuditKind]]] = [
     (
         "acme",
         (
-            "UPDATE usage_daily SET result_code = 'E.Uncharged' WHERE account_id = 'acme' AND billing_month = '2026-10-01'"
-            " AND occurred_on = '2026-10-15'"
+            "UPDATE usage_daily SET result_code = 'E.Uncharged' WHERE account_id = 'acme' AND"
+            " billing_month = '2026-10-01' AND occurred_on = '2026-10-15'"
         ),
         {USAGE, RATING},
     ),
     (
         "zenith",
-        "UPDATE usage_daily SET billing_month = '2026-11-01' WHERE billing_month = '2026-10-01' AND account_id = 'zenith'",
+        "UPDATE usage_daily SET billing_month = '2026-11-01' WHERE account_id = 'zenith' AND occurred_on < '2026-11-01'",
         {USAGE, BILL_CALLS, RATING},
     ),
     (

@@ -37,8 +37,7 @@ async def run_audit(
     database = await Database.connect(url, name="test audit", connections=1)
     found = Audit()
     try:
-        zone = await InstallationStore(database).billing_time_zone()
-        calendar = BillingCalendar.of_zone(zone or "Asia/Shanghai")
+        calendar = BillingCalendar.of_zone(await InstallationStore(database).time_zone())
         auditor = Auditor(AuditStore(database), calendar, clock or FakeClock(AFTER_ALL_DUE_DATES))
         async for part in auditor.audit(accounts, months, accounts_max):
             found.accounts += part.accounts

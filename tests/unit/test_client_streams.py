@@ -195,7 +195,7 @@ async def test_a_list_that_stalls_goes_on(server: ScriptedServer, time: FakeTime
 async def test_a_list_without_progress_ends_with_the_last_error(
     server: ScriptedServer, metering: MeteringClient, time: FakeTime
 ) -> None:
-    server.script["ListCalls"] = [[page(1, 1), UNAVAILABLE]] + [[UNAVAILABLE]] * 100
+    server.script["ListCalls"] = [[page(1, 1), UNAVAILABLE], *([UNAVAILABLE] for _ in range(100))]
 
     with pytest.raises(MeteringError):
         await list_all(metering)

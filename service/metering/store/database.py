@@ -82,7 +82,9 @@ class Database:
         self.sql = sql
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, connections: int, timeout_s: float = 30.0) -> "Database":
+    async def connect(
+        cls, url: str, *, name: str, connections: int, timeout_s: float = 30.0, as_owner: bool = False
+    ) -> "Database":
         """Open a pool of at most `connections`.
 
         Args:
@@ -90,6 +92,7 @@ class Database:
             name: what the connections are called in pg_stat_activity.
             connections: how many at the most; they are opened when they are needed.
             timeout_s: how long a statement may take.
+            as_owner: work as the user of the URL, who may drop calls, and not as the service's role.
 
         Raises:
             DatabaseUnavailableError: the URL is none. Whether it leads to a database shows with the first query.
@@ -107,7 +110,7 @@ class Database:
                 reset=_keep_session,
                 server_settings={
                     "application_name": f"metering {name}",
-                    "role": SERVICE_ROLE,
+                    "role": "none" if as_owner else SERVICE_ROLE,
                     # An acknowledged call is on disk: promise P1 does not depend on the server's default.
                     "synchronous_commit": "on",
                     "statement_timeout": f"{round(timeout_s * 1000)}ms",

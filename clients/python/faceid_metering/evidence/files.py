@@ -57,7 +57,8 @@ def read_calls(path: Path) -> Iterator[ListedCall]:
         CallFileError: It is none of ours, or damaged; says where.
         OSError: It cannot be read.
     """
-    return _format(path, csv=_read_csv, parquet=_read_parquet)(path)
+    calls: Iterator[ListedCall] = _format(path, csv=_read_csv, parquet=_read_parquet)(path)
+    return calls
 
 
 def _format(path: Path, **formats: Callable[[Path], Any]) -> Callable[[Path], Any]:

@@ -54,5 +54,26 @@ BEGIN
 END
 $$;
 
+-- Drops the calls of a day, for ever. Only the owner can: the service has no right to lose a call.
+-- It waits no longer than lock_timeout for what is being recorded and read, during which recording waits, too.
+CREATE FUNCTION drop_calls_partition(day date, expected_calls bigint, dropped_at timestamptz) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    partition text := 'calls_' || to_char(day, 'YYYYMMDD');
+    found_calls bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1147, 1);
+    -- Other days are recorded and read while the calls are counted.
+    EXECUTE format('LOCK TABLE %I IN SHARE MODE', partition);
+    EXECUTE format('SELECT count(*) FROM %I', partition) INTO found_calls;
+    IF found_calls <> expected_calls THEN
+        RAISE EXCEPTION 'the day % has % calls, not %', day, found_calls, expected_calls;
+    END IF;
+    INSERT INTO dropped_days VALUES (day, found_calls, dropped_at);
+    EXECUTE format('DROP TABLE %I', partition);
+END
+$$;
+REVOKE EXECUTE ON FUNCTION drop_calls_partition(date, bigint, timestamptz) FROM PUBLIC;
+
 GRANT SELECT, INSERT ON bill_digests TO metering_service;
 GRANT SELECT ON dropped_days TO metering_service;
