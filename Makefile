@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-close bench-audit bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ bench-full: .venv/.installed ## The same with several workers and 20 million sto
 
 bench-close: .venv/.installed ## Measure the close of a month: ARGS='--accounts 1000000'
 	@exec .venv/bin/python -m tests.benchmarks.close $(ARGS)
+
+bench-audit: .venv/.installed ## Measure the audit: ARGS='--accounts 10000'
+	@exec .venv/bin/python -m tests.benchmarks.audit $(ARGS)
 
 bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSIONS="1.76.0 1.80.0"
 	@exec .venv/bin/python -m tests.benchmarks.grpcio_versions $(VERSIONS) $(ARGS)

@@ -34,7 +34,7 @@ from metering.demo import Demo, money_text, state_text, temporary_service
 from metering.errors import DatabaseUnavailableError, account_not_found
 from metering.logs import set_up_logging
 from metering.model import AccountId, AccountRange, AuditSum
-from metering.settings import Settings
+from metering.settings import HOURS_MAX, Settings
 from metering.store.audit import AuditStore
 from metering.store.database import Database
 from metering.store.digests import DigestStore
@@ -137,7 +137,7 @@ def main() -> None:
 @setting(
     "--audit-interval-h",
     default=DEFAULTS.audit_interval_h,
-    type=click.FloatRange(0, 8784),
+    type=click.FloatRange(0, HOURS_MAX, max_open=True),
     help="Hours from the beginning of one audit of all accounts to that of the next, at least. 0: none is made.",
 )
 @setting(

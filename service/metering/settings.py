@@ -7,6 +7,9 @@ from pathlib import Path
 from metering.billing.months import BillingCalendar
 
 
+HOURS_MAX = 366 * 24
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the service is told from outside."""
@@ -59,6 +62,9 @@ class Settings:
                     "who they are. Listen on 127.0.0.1, or say --insecure-listen if your network takes care of that."
                 )
                 raise ValueError(msg)
+        if not 0 <= self.audit_interval_h < HOURS_MAX:
+            msg = f"audit_interval_h: {self.audit_interval_h} is not a number of hours; give 24, or 0 for no audit"
+            raise ValueError(msg)
         if not 0 < self.audit_share <= 1:
             msg = f"audit_share: {self.audit_share} is not a share of the time; give more than 0, at most 1"
             raise ValueError(msg)

@@ -102,7 +102,7 @@ TAMPERING: list[tuple[str, str, set[AuditKind]]] = [
     ),
     (
         "zenith",
-        "UPDATE usage_daily SET billing_month = '2026-11-01' WHERE account_id = 'zenith' AND occurred_on < '2026-11-01'",
+        "UPDATE usage_daily SET billing_month = '2026-11-01' WHERE account_id = 'zenith' AND occurred_on < '2026-11-1'",
         {USAGE, BILL_CALLS, RATING},
     ),
     (

@@ -74,3 +74,17 @@ def test_there_is_at_least_one_of_everything(name: str, number: int) -> None:
 def test_an_unknown_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ValueError, match="is not a time zone"):
         Settings(billing_timezone=zone)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("audit_share", 0.0), ("audit_share", 1.1), ("audit_share", -0.1), ("audit_interval_h", -1.0)],
+)
+def test_an_audit_that_cannot_be_made_is_refused(name: str, value: float) -> None:
+    wrong: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"{name}: .*; give"):
+        Settings(**wrong)
+
+
+def test_the_audit_can_be_turned_off_and_take_all_the_time() -> None:
+    assert Settings(audit_interval_h=0.0, audit_share=1.0).audit_share == 1
