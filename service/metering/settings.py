@@ -6,7 +6,6 @@ from pathlib import Path
 
 from metering.billing.months import BillingCalendar
 
-
 HOURS_MAX = 366 * 24
 
 

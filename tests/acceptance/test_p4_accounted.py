@@ -1,14 +1,12 @@
 """P4 accounted: recorded calls = billed + carried + in the open month, recomputed from the raw calls; and it shows."""
 
 import asyncio
-import os
-import sys
 from datetime import UTC, datetime
 
 import asyncpg
 
 from tests.support.audit import assert_books_are_right
-from tests.support.service import FakeClock, Service
+from tests.support.service import Service
 
 OCTOBER = datetime(2026, 10, 15, tzinfo=UTC)
 
@@ -47,27 +45,3 @@ async def test_calls_that_are_being_recorded_do_not_disturb_the_audit(service: S
 async def record_for_ever(service: Service) -> None:
     while True:
         await service.record_batch([service.call("acme") for _ in range(150)])
-
-
-async def test_metering_audit_prints_what_differs_and_exits_with_3(
-    service: Service, db: "asyncpg.Connection[asyncpg.Record]", clock: FakeClock
-) -> None:
-    await make_books(service)
-    assert await metering_audit(service.database_url) == (0, "the books are right")
-    await db.execute("UPDATE accounts SET balance = balance + 1 WHERE account_id = 'zenith'")
-    code, output = await metering_audit(service.database_url, whole=True)
-    assert code == 3
-    assert "zenith: found balance 3.50" in output
-    assert "the books are NOT right" in output
-
-
-async def metering_audit(url: str, *, whole: bool = False) -> tuple[int | None, str]:
-    """Return the exit code and the last line, or all, of what `metering audit` prints."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "metering", "audit"),
-        env=os.environ | {"METERING_DATABASE_URL": url},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    text = output.decode().strip()
-    return process.returncode, text if whole else text.splitlines()[-1]
