@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock audit-dependencies clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-close bench-audit bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock audit-dependencies clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ bench-full: .venv/.installed ## The same with several workers and 20 million sto
 
 bench-close: .venv/.installed ## Measure the close of a month: ARGS='--accounts 1000000'
 	@exec .venv/bin/python -m tests.benchmarks.close $(ARGS)
+
+bench-audit: .venv/.installed ## Measure the audit: ARGS='--accounts 10000'
+	@exec .venv/bin/python -m tests.benchmarks.audit $(ARGS)
 
 bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSIONS="1.76.0 1.80.0"
 	@exec .venv/bin/python -m tests.benchmarks.grpcio_versions $(VERSIONS) $(ARGS)
@@ -89,7 +92,7 @@ lock: | check-python ## Pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) uv && \
 	lock="$$tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock'" && \
-	eval "$$lock pyproject.toml --extra server --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
+	eval "$$lock pyproject.toml --extra server --extra parquet --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
 	eval "$$lock --group proto -o requirements/proto.txt"
 
 # Not a part of lint: it asks the network, and a hole found today is no reason why a change cannot be merged. What could

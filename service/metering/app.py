@@ -12,7 +12,9 @@ from datetime import timedelta
 from metering.access.feed import StatusFeed
 from metering.access.statuses import Statuses
 from metering.billing.accounts import AccountKeeper
+from metering.billing.audit import ASSURANCES, Auditor
 from metering.billing.close import MonthCloser
+from metering.billing.continuous_audit import ContinuousAudit
 from metering.billing.deduct import Collector
 from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar
@@ -36,6 +38,8 @@ from metering.security.protection import Protection
 from metering.settings import Settings
 from metering.store.accounts import AccountStore
 from metering.store.acts import ActStore
+from metering.store.audit import AuditStore
+from metering.store.audit_passes import AuditPassStore
 from metering.store.bills import BillStore
 from metering.store.calls import CallStore
 from metering.store.database import Database
@@ -52,6 +56,10 @@ FOLDED_DELTAS_MAX = 20_000
 PARTITION_INTERVAL_S = 600.0
 PARTITIONS_AHEAD = timedelta(days=7)
 MONTHLY_RUN_INTERVAL_S = 60.0
+AUDIT_INTERVAL_S = 1.0
+"""How often it is looked whether the next step of the continuous audit is due."""
+AUDIT_STATEMENT_S = 3600.0
+"""An account with very many calls takes long to audit."""
 PURGE_INTERVAL_S = 3600.0
 GAUGES_INTERVAL_S = 1.0
 BOOK_GAUGES_INTERVAL_S = 15.0
@@ -71,8 +79,9 @@ QUEUE_AGE_MAX_S = 5.0
 """A worker whose oldest call waits longer is not ready for more."""
 LOOP_STUCK_S = 30.0
 """A worker whose event loop has not turned for so long is not alive."""
+STATEMENT_S = 30.0
 CONNECTIONS = 12
-"""Connections for everything but recording, which has one for each committer."""
+"""Connections for everything but recording, which has one for each committer, and what the audit reads."""
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +168,8 @@ class App:
             runs = MonthlyRunStore(database)
             replica = f"{socket.gethostname()}:{os.getpid()}"
             monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, replica)
+            passes = AuditPassStore(database)
+            audit = await self._continuous_audit(stack, passes)
             sender_store = SenderStore(database)
             senders = Senders(sender_store, self._clock)
             server = RpcServer(
@@ -190,14 +201,20 @@ class App:
                 periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
                     "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
-                    "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)),
+                    "monthly run": (
+                        MONTHLY_RUN_INTERVAL_S,
+                        lambda: self._going_on("monthly run", monthly_run.run_if_due),
+                    ),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
                     "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
                     "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
+                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_audit(passes)),
                 }
+                if self._settings.audit_interval_h:
+                    periodic["audit"] = AUDIT_INTERVAL_S, lambda: self._going_on("audit", audit.step_if_due)
                 background = [tasks.create_task(every(name, *each), name=name) for name, each in periodic.items()]
                 background.append(tasks.create_task(feed.run(), name="status feed"))
                 health = tasks.create_task(self._watch_health(database, recorder, server), name="health")
@@ -215,10 +232,19 @@ class App:
                     for task in background:
                         task.cancel()
 
-    async def _connect(self, stack: AsyncExitStack, name: str, connections: int) -> Database:
-        database = await Database.connect(self._database_url, name=name, connections=connections)
+    async def _connect(
+        self, stack: AsyncExitStack, name: str, connections: int, statement_s: float = STATEMENT_S
+    ) -> Database:
+        database = await Database.connect(self._database_url, name=name, connections=connections, timeout_s=statement_s)
         stack.push_async_callback(database.close)
         return database
+
+    async def _continuous_audit(self, stack: AsyncExitStack, passes: AuditPassStore) -> ContinuousAudit:
+        """Return the audit, with a connection of its own for what it reads."""
+        books = AuditStore(await self._connect(stack, "audit", 1, AUDIT_STATEMENT_S))
+        interval = timedelta(hours=self._settings.audit_interval_h)
+        auditor = Auditor(books, self._calendar, self._clock)
+        return ContinuousAudit(auditor, passes, self._clock, self._metrics, interval, self._settings.audit_share)
 
     async def _install(self, database: Database) -> None:
         now = self._clock.now()
@@ -242,16 +268,15 @@ class App:
         while await calls.fold(FOLDED_DELTAS_MAX) == FOLDED_DELTAS_MAX:
             pass
 
-    async def _run_month(self, monthly_run: MonthlyRun) -> None:
-        """Do the monthly run if it is due. Recording does not stop for a bill that cannot be made."""
+    @staticmethod
+    async def _going_on(name: str, do: Callable[[], Awaitable[object]]) -> None:
+        """Do something that recording does not stop for, whatever goes wrong with it."""
         try:
-            await monthly_run.run_if_due()
+            await do()
         except (DatabaseUnavailableError, TransactionConflictError):
             raise
         except Exception:
-            log.exception(
-                "the monthly run failed, and is tried again in %.0f s; recording goes on", MONTHLY_RUN_INTERVAL_S
-            )
+            log.exception("the %s failed, and is tried again within a minute; recording goes on", name)
 
     async def _reload(self, protection: Protection) -> None:
         """Read again what has changed of the files that say who may come in."""
@@ -283,6 +308,15 @@ class App:
         self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
         month = books.last_closed_month
         self._metrics.last_closed_month.set(month.year * 100 + month.month if month else 0)
+
+    async def _gauge_audit(self, passes: AuditPassStore) -> None:
+        last = await passes.last_finished()
+        if last is None or last.finished_at is None:
+            return
+        for kind in ASSURANCES:
+            self._metrics.audit_drift.labels(kind).set(last.found.differences[kind])
+        self._metrics.audit_finished.set(last.finished_at.timestamp())
+        self._metrics.audit_duration.set((last.finished_at - last.started_at).total_seconds())
 
     async def _gauge_senders(self, senders: SenderStore) -> None:
         now = self._clock.now()

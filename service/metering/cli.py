@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from rich.table import Table
 
 from faceid_metering import messages as pb
 from metering import embedded_postgres
-from metering.billing.audit import Audit
-from metering.billing.audit import audit as audit_books
+from metering.billing.audit import ALL_ACCOUNTS, ALL_MONTHS, ASSURANCES, OF_A_MONTH, Auditor
+from metering.billing.months import BillingCalendar, parse_month
+from metering.clock import SystemClock
 from metering.commands.acts import show_acts
+from metering.commands.audit import show_audit
 from metering.commands.certs import certs
 from metering.commands.common import (
     DEFAULTS,
@@ -34,25 +37,29 @@ from metering.commands.common import (
     setting,
     target_setting,
 )
+from metering.commands.evidence import bill, export_calls, verify
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
+from metering.commands.retention import FORMATS, Dropper, archive, archive_file
 from metering.demo import Demo, money_text, state_text, temporary_service
-from metering.errors import DatabaseUnavailableError
+from metering.errors import DatabaseUnavailableError, account_not_found
 from metering.logs import secrets_in, set_up_logging
-from metering.model import AccountId, NotedAct
-from metering.settings import Settings
+from metering.model import AccountId, AccountRange, AuditSum, NotedAct
+from metering.settings import HOURS_MAX, Settings
 from metering.store.acts import ActStore
 from metering.store.audit import AuditStore
 from metering.store.database import Database
+from metering.store.digests import DigestStore
+from metering.store.installation import InstallationStore
 from metering.store.installation import migrate as migrate_database
+from metering.store.retention import RetentionStore
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
 FILE = click.Path(path_type=Path, dir_okay=False)
 DATABASE_WAIT_S = 60.0
 """For how long `serve` waits at its start for a database that cannot be reached yet."""
-DIFFERENCES_SHOWN = 20
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +171,18 @@ def main() -> None:
     type=click.FloatRange(0),
     help="Seconds that requests under way are given to end when the service stops.",
 )
+@setting(
+    "--audit-interval-h",
+    default=DEFAULTS.audit_interval_h,
+    type=click.FloatRange(0, HOURS_MAX, max_open=True),
+    help="Hours from the beginning of one audit of all accounts to that of the next, at least. 0: none is made.",
+)
+@setting(
+    "--audit-share",
+    default=DEFAULTS.audit_share,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of the time, the share that auditing takes at the most, all replicas together.",
+)
 @failing_plainly
 def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
     """Serve until SIGTERM or Ctrl-C. Migrates the database first."""
@@ -222,12 +241,18 @@ def migrate(database_url: str | None, data_dir: Path) -> None:
 
 @main.command()
 @database_settings
+@click.option("--account", help="Audit this account only.")
+@click.option("--month", help="Audit only the bills of this month (such as 2026-11), and the calls on them.")
 @failing_plainly
-def audit(database_url: str | None, data_dir: Path) -> None:
-    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs."""
+def audit(database_url: str | None, data_dir: Path, account: str | None, month: str | None) -> None:
+    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs.
+
+    May run while the service does: it reads some accounts at a time, each part as it was at one moment.
+    """
+    months = (parse_month(month),) * 2 if month else ALL_MONTHS
     with database(database_url, data_dir) as (url, _):
-        found = asyncio.run(run_audit(url))
-    if not show_audit(found):
+        found = asyncio.run(run_audit(url, AccountId(account) if account else None, months))
+    if not found.clean:
         sys.exit(AUDIT_FAILED)
 
 
@@ -250,31 +275,113 @@ def acts(last: int, account: str | None, database_url: str | None, data_dir: Pat
         show_acts(asyncio.run(read(url)))
 
 
-async def run_audit(url: str) -> Audit:
-    """Audit the books in a database; raises DatabaseUnavailableError."""
+async def run_audit(url: str, account: AccountId | None = None, months: tuple[date, date] = ALL_MONTHS) -> AuditSum:
+    """Audit the books in a database, and print what is found.
+
+    Raises:
+        DatabaseUnavailableError: they cannot be read, or no service was ever started on them.
+        MeteringError: ACCOUNT_NOT_FOUND, there is nothing of that account, not even a call.
+
+    """
     books = await Database.connect(url, name="audit", connections=1, timeout_s=3600)
     try:
-        with out.status("auditing …") as status:
-            return await audit_books(AuditStore(books), lambda assurance: status.update(f"checking that {assurance} …"))
+        store = AuditStore(books)
+        calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
+        auditor = Auditor(store, calendar, SystemClock())
+        accounts = AccountRange.of(account) if account else ALL_ACCOUNTS
+        kinds = [kind for kind in ASSURANCES if months == ALL_MONTHS or kind in OF_A_MONTH]
+        found = await show_audit(auditor.audit(accounts, months), 1 if account else await store.accounts(), kinds)
     finally:
         await books.close()
+    if account and not found.accounts and found.clean:
+        raise account_not_found(account)
+    return found
 
 
-def show_audit(found: Audit) -> bool:
-    """Print what an audit found; return whether the books are clean."""
-    for assurance, differences in found.differences.items():
-        out.print(f"  [red]✗[/red] {assurance}" if differences else f"  [green]✓[/green] {assurance}")
-        for difference in differences[:DIFFERENCES_SHOWN]:
-            out.print(f"      {difference.account_id}: found {difference.found}; expected {difference.expected}")
-        if len(differences) > DIFFERENCES_SHOWN:
-            out.print(f"      … and {len(differences) - DIFFERENCES_SHOWN:,} more")
-    totals = found.totals
-    out.print(
-        f"  {totals['recorded']:,} recorded calls = {totals['billed']:,} billed + {totals['carried']:,} carried to a "
-        f"later month + {totals['open']:,} in open months + {totals['unrated']:,} closed without a price"
-    )
-    out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
-    return found.clean
+archive_option = click.option(
+    "--archive",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where archives are.",
+)
+
+
+@main.command()
+@click.argument("month")
+@archive_option
+@click.option("--format", "ending", default=FORMATS[0], show_default=True, type=click.Choice(FORMATS))
+@database_settings
+@failing_plainly
+def archive_calls(month: str, directory: Path, ending: str, database_url: str | None, data_dir: Path) -> None:
+    """Write the calls on all bills of MONTH (such as 2026-01), which is closed, to a file, and verify that."""
+
+    async def write(url: str) -> int:
+        async with books_of(url, "archive") as books:
+            return await archive(RetentionStore(books), parsed, file)
+
+    parsed = parse_month(month)
+    directory.mkdir(parents=True, exist_ok=True)
+    file = archive_file(directory, parsed, ending)
+    with database(database_url, data_dir) as (url, _):
+        calls = asyncio.run(write(url))
+    out.print(f"{file} has exactly the {calls:,} calls of the bills of {month}")
+
+
+@main.command()
+@click.option("--months", required=True, type=click.IntRange(1), help="Keep calls so long after their month's close.")
+@archive_option
+@click.option("--dry-run", is_flag=True, help="Only verify the archives, and tell what would be dropped.")
+@database_settings
+@failing_plainly
+def drop_calls(months: int, directory: Path, database_url: str | None, data_dir: Path, *, dry_run: bool) -> None:
+    """Drop the raw calls of months closed long ago, day by day, once the archive is proved to hold them.
+
+    Usage, bills and their digests stay. A day is kept, and it is told why, as long as a bill that its calls stand on is
+    not old enough, or is not in the archive exactly as it was issued. Exit code 3: there are such days. The service
+    never does this by itself. The user of the database's URL must own it.
+    """
+
+    async def drop(url: str) -> bool:
+        async with books_of(url, "drop calls", as_owner=True) as books:
+            calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
+            return await Dropper(RetentionStore(books), directory, calendar, SystemClock()).drop(
+                months, dry_run=dry_run
+            )
+
+    with database(database_url, data_dir) as (url, _):
+        done = asyncio.run(drop(url))
+    if not done:
+        sys.exit(AUDIT_FAILED)
+
+
+@main.command()
+@database_settings
+@failing_plainly
+def digest_bills(database_url: str | None, data_dir: Path) -> None:
+    """Give the bills their digests that were issued before there were digests. May be repeated."""
+
+    async def digest(url: str) -> int:
+        bills = 0
+        async with books_of(url, "digests") as books:
+            with out.status("digesting …") as status:
+                async for more in DigestStore(books).add_missing():
+                    bills += more
+                    status.update(f"{bills:,} bills …")
+        return bills
+
+    with database(database_url, data_dir) as (url, _):
+        out.print(f"{asyncio.run(digest(url)):,} bills had no digest")
+
+
+@asynccontextmanager
+async def books_of(url: str, name: str, *, as_owner: bool = False) -> AsyncIterator[Database]:
+    """Connect to a database that is migrated; raises DatabaseUnavailableError."""
+    books = await Database.connect(url, name=name, connections=2, as_owner=as_owner)
+    try:
+        yield books
+    finally:
+        await books.close()
 
 
 @main.command()
@@ -345,7 +452,7 @@ def demo(target: Target | None, close_for_others: bool, database_url: str | None
     """Play the whole story: activate, price, record, usage, close, deduct, suspend, pay, reactivate, audit."""
 
     async def audit_here(url: str) -> bool:
-        return show_audit(await run_audit(url))
+        return (await run_audit(url)).clean
 
     async def play() -> bool:
         if target is None:
@@ -364,5 +471,5 @@ def demo(target: Target | None, close_for_others: bool, database_url: str | None
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (certs, price_plans, rejected, run_month, runs):
+for command in (certs, price_plans, rejected, run_month, runs, bill, export_calls, verify):
     main.add_command(command)

@@ -1,5 +1,7 @@
 """What Prometheus scrapes."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -124,6 +126,32 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
+        self.audited_accounts = Counter(
+            "metering_audited_accounts_total", "Accounts whose books were recomputed.", registry=registry
+        )
+        self.audit_differences = Counter(
+            "metering_audit_differences_total",
+            "Differences that the audit found, by kind, counted when they are found, in each pass anew.",
+            ("kind",),
+            registry=registry,
+        )
+        self.audit_drift = Gauge(
+            "metering_audit_drift",
+            "Differences that the last finished pass of the audit found, by kind.",
+            ("kind",),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self.audit_finished = self._gauge(
+            "metering_audit_finished_timestamp_seconds",
+            "When the last finished pass of the audit ended; 0: none has.",
+            registry,
+        )
+        self.audit_duration = self._gauge(
+            "metering_audit_duration_seconds",
+            "How long the last finished pass of the audit took, with its pauses.",
+            registry,
+        )
         self.ready = Gauge(
             "metering_ready", "1 while the service is ready for calls.", multiprocess_mode="livemin", registry=registry
         )
@@ -175,6 +203,12 @@ class Metrics:
     def rejected(self, reason: str, calls: int) -> None:
         """Calls were rejected."""
         self.calls_rejected.labels(reason).inc(calls)
+
+    def audited(self, accounts: int, kinds: Iterable[str]) -> None:
+        """Accounts were audited, and differences of these kinds were found."""
+        self.audited_accounts.inc(accounts)
+        for kind in kinds:
+            self.audit_differences.labels(kind).inc()
 
     def dropped(self, calls: int) -> None:
         """Rejected calls were not kept, for there are too many."""

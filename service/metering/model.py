@@ -1,5 +1,7 @@
 """What the service talks about. Plain values; no rules, no SQL, no protobuf."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -306,6 +308,8 @@ class Bill:
     issued_at: datetime
     due_date: date
     lines: tuple[BillLine, ...] = field(default=())
+    calls_digest: bytes | None = None
+    """The SHA-256 of its calls; None: it was issued before there were digests."""
 
     @property
     def outstanding(self) -> Decimal:
@@ -408,6 +412,104 @@ class MonthlyRunRecord:
     failures: int = 0
     failed: list[RunFailure] = field(default_factory=list)
     """The first of them."""
+
+
+class AuditKind(StrEnum):
+    """What the audit makes sure of."""
+
+    CALLS = "CALLS"
+    USAGE = "USAGE"
+    PLACES = "PLACES"
+    BILL_CALLS = "BILL_CALLS"
+    BILL_MONTHS = "BILL_MONTHS"
+    ISSUED_BILLS = "ISSUED_BILLS"
+    DIGESTS = "DIGESTS"
+    LINES = "LINES"
+    RATING = "RATING"
+    BILLS = "BILLS"
+    ENTRIES = "ENTRIES"
+    BALANCES = "BALANCES"
+    STATES = "STATES"
+    PRICES = "PRICES"
+    REJECTED_CALLS = "REJECTED_CALLS"
+
+
+class Difference(NamedTuple):
+    """Something on the books that is not as it should be."""
+
+    account_id: AccountId
+    kind: AuditKind
+    found: str
+    """How it is."""
+    expected: str
+    """How it should be."""
+
+
+class AccountRange(NamedTuple):
+    """Accounts one after the other. Those that have rows, but were never activated, are among them."""
+
+    first: AccountId = AccountId("")
+    """From this one on."""
+    end: AccountId = AccountId("\U0010ffff")
+    """To before this one; what stands here comes after all ids."""
+
+    @classmethod
+    def of(cls, account_id: AccountId) -> "AccountRange":
+        """Return the range of one account."""
+        return cls(account_id, AccountId(account_id + "\x01"))
+
+
+class RecordedCalls(NamedTuple):
+    """How many calls of an account are recorded."""
+
+    calls: int
+    dropped: int
+    """Those of them whose raw calls were archived and dropped: only their counts are left."""
+
+
+class AuditScope(NamedTuple):
+    """What is read of the books in one part of an audit, and by which rules."""
+
+    accounts: AccountRange
+    accounts_max: int
+    """So many of them, the first ones."""
+    months: tuple[date, date]
+    """The first and the last month whose bills are looked at, and the calls on them."""
+    today: date
+    """The day it is in the billing time zone."""
+    start_of: Callable[[date], datetime]
+    """Tells when a day begins in the billing time zone."""
+    minor_units: Mapping[str, int]
+    """The decimals of each currency."""
+
+
+@dataclass(slots=True)
+class AuditSum:
+    """What an audit has come to so far."""
+
+    accounts: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    """How many are recorded, those of them that were dropped, and where they are: billed, carried, open, unrated."""
+    differences: Counter[str] = field(default_factory=Counter)
+    """How many were found, by kind."""
+
+    @property
+    def clean(self) -> bool:
+        """Nothing differs."""
+        return not self.differences.total()
+
+
+@dataclass(slots=True)
+class AuditPass:
+    """An audit of all accounts, in steps; it grows while it goes on."""
+
+    pass_id: int
+    started_at: datetime
+    resume_at: datetime
+    """No replica goes on before that."""
+    finished_at: datetime | None = None
+    next_account: AccountId = AccountId("")
+    found: AuditSum = field(default_factory=AuditSum)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from metering.billing.months import BillingCalendar
 from metering.security.protection import Protection
 
+HOURS_MAX = 366 * 24
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -57,6 +59,11 @@ class Settings:
     shutdown_grace_s: float = 10.0
     """How long requests under way are given to end when the service stops."""
 
+    audit_interval_h: float = 24.0
+    """Hours from the beginning of one audit of all accounts to that of the next, at least. 0: none is made."""
+    audit_share: float = 0.05
+    """Of the time, the share that auditing takes at the most, all replicas together."""
+
     def __post_init__(self) -> None:
         """Check them.
 
@@ -67,6 +74,12 @@ class Settings:
         BillingCalendar.of_zone(self.billing_timezone)
         self._check_protection()
         self._check_addresses()
+        if not 0 <= self.audit_interval_h < HOURS_MAX:
+            msg = f"audit_interval_h: {self.audit_interval_h} is not a number of hours; give 24, or 0 for no audit"
+            raise ValueError(msg)
+        if not 0 < self.audit_share <= 1:
+            msg = f"audit_share: {self.audit_share} is not a share of the time; give more than 0, at most 1"
+            raise ValueError(msg)
         for name in ("workers", "queue_calls", "batch_calls", "committers"):
             if getattr(self, name) < 1:
                 msg = f"{name}: {getattr(self, name)} is less than 1"

@@ -65,7 +65,7 @@ async def test_a_late_call_goes_on_the_next_open_months_bill_as_a_line_of_its_ow
     assert [(line.occurred_month, line.calls) for line in lines] == [("2026-10", 201), ("2026-11", 1)]
     assert len(await service.list_calls("acme", "2026-11")) == 202
     found = await assert_books_are_right(service.database_url)
-    assert (found.totals["billed"], found.totals["carried"]) == (101, 201)
+    assert (found.calls["billed"], found.calls["carried"]) == (101, 201)
 
 
 async def test_late_calls_of_other_result_codes_than_the_months_own_give_each_account_one_bill(

@@ -115,3 +115,17 @@ def test_what_belongs_together_is_set_together(left_out: str) -> None:
 def test_callers_are_told_in_one_way() -> None:
     with pytest.raises(ValueError, match="by their certificates or by tokens, not by both"):
         Settings(**MUTUAL, **TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("audit_share", 0.0), ("audit_share", 1.1), ("audit_share", -0.1), ("audit_interval_h", -1.0)],
+)
+def test_an_audit_that_cannot_be_made_is_refused(name: str, value: float) -> None:
+    wrong: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"{name}: .*; give"):
+        Settings(**wrong)
+
+
+def test_the_audit_can_be_turned_off_and_take_all_the_time() -> None:
+    assert Settings(audit_interval_h=0.0, audit_share=1.0).audit_share == 1

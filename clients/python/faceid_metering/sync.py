@@ -158,6 +158,7 @@ class SyncMeteringClient:
     get_bill = _blocking(MeteringClient.get_bill)
     watch_service_status = _iterating(MeteringClient.watch_service_status)
     list_calls = _iterating(MeteringClient.list_calls)
+    list_call_pages = _iterating(MeteringClient.list_call_pages)
     list_price_plans = _iterating(MeteringClient.list_price_plans)
     list_bills = _iterating(MeteringClient.list_bills)
     list_rejected_calls = _iterating(MeteringClient.list_rejected_calls)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from faceid_metering import MeteringClient, tls_credentials
 from faceid_metering import MeteringError as ClientError
+from faceid_metering.evidence import CallFileError
 from metering import embedded_postgres
 from metering.app import BillingTimeZoneError
 from metering.demo import DemoError
@@ -70,6 +71,7 @@ def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             ClientError,
             DemoError,
             FileError,
+            CallFileError,
             BillingTimeZoneError,
             BrokenFileError,
             WorkerError,

@@ -191,6 +191,7 @@ def bill(found: Bill) -> pb.Bill:
         issued_at=timestamp(found.issued_at),
         due_date=found.due_date.isoformat(),
         lines=[_bill_line(line, found.currency) for line in found.lines],
+        calls_digest=found.calls_digest.hex() if found.calls_digest else "",
     )
 
 

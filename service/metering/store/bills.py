@@ -27,6 +27,7 @@ from metering.model import (
 )
 from metering.store.accounts import PlansOfAccounts, notify_status_changed, service_status
 from metering.store.database import Database
+from metering.store.digests import BilledCalls, add_digests
 from metering.store.page_token import decode_page_token, encode_page_token
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class UnbilledAccounts:
         await self._connection.fetch(sql["lock_accounts"], account_ids)
         await self._copy("bills", _BILL_COLUMNS, map(_bill_row, bills))
         await self._copy("bill_lines", _LINE_COLUMNS, (_line_row(bill, line) for bill in bills for line in bill.lines))
+        await add_digests(self._database, self._connection, map(BilledCalls.of, bills))
         await self._connection.execute(sql["bump_status_versions"], account_ids)
         await notify_status_changed(self._database, self._connection, account_ids)
 

@@ -94,7 +94,9 @@ class Database:
         self.sql = sql
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, connections: int, timeout_s: float = 30.0) -> "Database":
+    async def connect(
+        cls, url: str, *, name: str, connections: int, timeout_s: float = 30.0, as_owner: bool = False
+    ) -> "Database":
         """Open a pool of at most `connections`.
 
         Args:
@@ -102,6 +104,7 @@ class Database:
             name: what the connections are called in pg_stat_activity.
             connections: how many at the most; they are opened when they are needed.
             timeout_s: how long a statement may take.
+            as_owner: work as the user of the URL, who may drop calls, and not as the service's role.
 
         Raises:
             DatabaseUnavailableError: the URL is none. Whether it leads to a database shows with the first query.
@@ -119,7 +122,7 @@ class Database:
                 reset=_keep_session,
                 server_settings={
                     "application_name": f"metering {name}",
-                    "role": SERVICE_ROLE,
+                    "role": "none" if as_owner else SERVICE_ROLE,
                     # An acknowledged call is on disk: promise P1 does not depend on the server's default.
                     "synchronous_commit": "on",
                     "statement_timeout": f"{round(timeout_s * 1000)}ms",
@@ -157,6 +160,15 @@ class Database:
         """Lend a connection with a transaction around what is done over it; raises as `connection`."""
         async with self.connection() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def only_one(self, lock: str) -> AsyncIterator[bool]:
+        """Hold the lock that a named query tries to take, as long as this lasts.
+
+        False: another replica has it. It is not taken again if the connection breaks. Raises as `connection`.
+        """
+        async with self.transaction() as connection:
+            yield bool(await connection.fetchval(self.sql[lock]))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["Connection"]:

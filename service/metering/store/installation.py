@@ -107,6 +107,14 @@ class InstallationStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def time_zone(self) -> str:
+        """Return the billing time zone; raises DatabaseUnavailableError, also if no service has ever been started."""
+        row = await self._database.fetchrow("installed_time_zone")
+        if row is None:
+            raise DatabaseUnavailableError("No service was ever started on this database, so it has no calls.")
+        zone: str = row["billing_time_zone"]
+        return zone
+
     async def install(self, billing_time_zone: str, today: date, now: datetime) -> str:
         """Note the billing time zone of a new database; return the one that it has.
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -34,11 +34,9 @@ class MonthlyRunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @asynccontextmanager
-    async def only_run(self) -> AsyncIterator[bool]:
+    def only_run(self) -> AbstractAsyncContextManager[bool]:
         """Be the one replica that does the monthly run, as long as this lasts; False: another one is."""
-        async with self._database.transaction() as connection:
-            yield bool(await connection.fetchval(self._database.sql["lock_monthly_run"]))
+        return self._database.only_one("lock_monthly_run")
 
     async def last_runs(self, day: date) -> tuple[date | None, datetime | None]:
         """Return the last day whose run did all its work, and when a run of `day` last ended that could not."""

@@ -39,21 +39,24 @@ SELECT currency, count(*) AS bills, sum(total) AS total FROM bills WHERE month =
 
 -- bill --
 -- The bill of account $1 for month $2.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
+LEFT JOIN bill_digests USING (account_id, month)
 WHERE account_id = $1 AND month = $2;
 
 -- unpaid_bills --
 -- What account $1 has not paid yet, oldest first.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
+LEFT JOIN bill_digests USING (account_id, month)
 WHERE account_id = $1 AND state <> 'PAID'
 ORDER BY month;
 
 -- list_bills --
 -- Bills of account $1 before month $2, newest first, at most $3.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
+LEFT JOIN bill_digests USING (account_id, month)
 WHERE account_id = $1 AND month < $2
 ORDER BY month DESC
 LIMIT $3;
