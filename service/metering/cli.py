@@ -21,7 +21,17 @@ from faceid_metering import messages as pb
 from metering import embedded_postgres
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
-from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
+from metering.commands.bill import bill
+from metering.commands.common import (
+    DEFAULTS,
+    ask,
+    connected,
+    failing_plainly,
+    out,
+    print_table,
+    setting,
+    target_setting,
+)
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
@@ -231,7 +241,7 @@ def usage(account: str, month: str, target: str) -> None:
         table.add_row(api.api, "", f"{api.calls:,}", f"{api.charged_calls:,}")
         for day in api.days:
             table.add_row("", day.day, f"{day.calls:,}", "", style="dim")
-    out.print(table)
+    print_table(table)
     carried = f", {found.carried_calls:,} of them carried from earlier months" if found.carried_calls else ""
     charges = (
         money_text(found.charges) if found.HasField("charges") else f"no price for {', '.join(found.unrated_apis)}"
@@ -300,5 +310,5 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (price_plans, rejected, run_month, runs):
+for command in (bill, price_plans, rejected, run_month, runs):
     main.add_command(command)

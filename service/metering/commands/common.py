@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from faceid_metering import MeteringClient
 from faceid_metering import MeteringError as ClientError
@@ -18,6 +19,7 @@ from metering.settings import Settings
 from metering.supervisor import WorkerError
 
 CONNECT_TIMEOUT_S = 5.0
+WIDTH_MAX = 10_000
 
 DEFAULTS = Settings()
 
@@ -84,6 +86,12 @@ def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 def target_setting(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the setting that says which running service."""
     return setting("--target", default=DEFAULTS.listen, metavar="HOST:PORT", help="The running service.")(command)
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as its content: a narrow terminal breaks the lines, but no digit is left out."""
+    table.width = out.measure(table, options=out.options.update(width=WIDTH_MAX)).maximum
+    out.print(table)
 
 
 @asynccontextmanager
