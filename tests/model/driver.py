@@ -1,10 +1,11 @@
 """Runs the real service for a state machine: a database of its own for each example, in one event loop for all."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -15,6 +16,7 @@ from metering.billing.audit import Audit, audit
 from metering.store.audit import AuditStore
 from metering.store.database import Database
 from tests.conftest import execute, with_database
+from tests.model.reference import Books
 from tests.support.service import FakeClock, Service
 
 T = TypeVar("T")
@@ -29,8 +31,8 @@ class Driver:
         self._template = template
         self._runner = asyncio.Runner()
         self._patch = pytest.MonkeyPatch()
-        self.examples = 0
-        self.steps = 0
+        self.seen: Counter[str] = Counter()
+        """What happened, in numbers."""
 
     def __enter__(self) -> Self:
         # The monthly run is done at the start of a service, and else when the machine says so.
@@ -43,23 +45,47 @@ class Driver:
         self._patch.undo()
         self._runner.close()
 
-    def run(self, doing: Coroutine[Any, Any, T]) -> T:
+    def wait(self, doing: Awaitable[T]) -> T:
         """Wait for something; the service runs meanwhile, and only then."""
-        return self._runner.run(doing)
+
+        async def wait() -> T:
+            return await doing
+
+        return self._runner.run(wait())
 
     def start(self, zone: str, now: datetime) -> "Running":
         """Return a service on a fresh database."""
-        self.examples += 1
-        running = Running(self, self._server_url, f"metering_model_{uuid4().hex}", zone, FakeClock(now))
-        self.run(running.create(self._template))
+        running = Running(self._server_url, f"metering_model_{uuid4().hex}", zone, FakeClock(now))
+        self.wait(running.create(self._template))
         return running
+
+    def end(self, running: "Running", books: Books) -> None:
+        """Stop a service, and note what it has been through."""
+        self.wait(running.drop())
+        bills = [bill for account in books.accounts.values() for bill in account.bills.values()]
+        entries = [amount for account in books.accounts.values() for amount, _ in account.ledger]
+        self.seen += Counter(
+            {
+                "examples": 1,
+                "accounts": len(books.accounts),
+                "calls": len(books.calls),
+                "carried calls": books.totals()["carried"],
+                "rejected calls recorded later": sum(each.billing_month is not None for each in books.rejected),
+                "bills": len(bills),
+                "lines of carried calls": sum(line.month < bill.month for bill in bills for line in bill.lines),
+                "lines of several tiers": sum(len(line.parts) > 1 for bill in bills for line in bill.lines),
+                "bills overdue in the end": sum(bill.state == "OVERDUE" for bill in bills),
+                "payments": sum(amount > 0 for amount in entries),
+                "deductions": sum(amount < 0 for amount in entries),
+            }
+        )
+        print(f"example {self.seen['examples']}, {self.seen['steps']} steps so far", flush=True)  # noqa: T201
 
 
 class Running:
     """A service, its database, and its clock."""
 
-    def __init__(self, driver: Driver, server_url: str, name: str, zone: str, clock: FakeClock) -> None:
-        self._driver = driver
+    def __init__(self, server_url: str, name: str, zone: str, clock: FakeClock) -> None:
         self._server_url = server_url
         self._name = name
         self._zone = zone

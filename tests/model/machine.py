@@ -1,88 +1,46 @@
-"""Drives the real service and the reference model side by side; after each step both must tell the same."""
+"""What is done to the service and to the model, in any order."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from typing import Any, TypeVar
+from functools import partial
 
-import grpc
 from google.type.money_pb2 import Money
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from faceid.metering.v1 import account_service_pb2 as accounts_pb
-from faceid.metering.v1 import resources_pb2 as pb
-from faceid.metering.v1.metering_service_pb2 import CloseMonthRequest, DeductRequest
 from tests.model import told
+from tests.model.drawing import (
+    ZONES,
+    NewCall,
+    Prices,
+    account_ids,
+    currencies,
+    months_back,
+    new_calls,
+    plan_ids,
+    price_lists,
+)
 from tests.model.driver import Driver, until
-from tests.model.reference import AHEAD, BACK, Account, Bill, Books, Call, RefusedError, first_of, month_after
-from tests.model.reference_rating import MINOR_UNITS, Plan, Price
-from tests.support.service import reason_of
+from tests.model.reference import Books
+from tests.model.reference_rating import MINOR_UNITS, Plan
+from tests.model.side_by_side import DAY, MICROSECOND, SideBySide
+from tests.model.values import Call, month_after
 
-T = TypeVar("T")
-
-ZONES = [
-    "Asia/Shanghai",
-    "UTC",
-    "America/Sao_Paulo",
-    "Asia/Kathmandu",
-    "Australia/Lord_Howe",
-    "Africa/Cairo",  # its clocks jump over midnight
-    "Asia/Beirut",
-    "Pacific/Kiritimati",
-    "America/St_Johns",
-]
-ACCOUNTS = ["ann", "bob", "cid"]
-"""Accounts that may be activated at some time."""
-PLANS = ["p", "q", "r"]
-APIS = ["A", "B"]
-CODES = ["", "E.A", "E.B"]
-MICROSECOND = timedelta(microseconds=1)
-DAY = timedelta(days=1)
-
-unit_prices = st.sampled_from([0, 1, 4_999_999, 5_000_000, 12_500_000, 333_333_333, 10**9, 2_500_000_001]).map(
-    lambda billionths: Fraction(billionths, 10**9)
-)
-currencies = st.sampled_from(["CNY", "CNY", "CNY", "JPY", "KWD"])
-account_ids = st.sampled_from(ACCOUNTS)
-plan_ids = st.sampled_from(PLANS)
-months_back = st.integers(-1, 3)
+SHARES = {"all that is outstanding": 0, "all but one": -1, "one more": 1}
+"""What is paid of what is outstanding: so many minor units more or less."""
 
 
-@st.composite
-def prices(draw: st.DrawFn) -> Price:
-    model = draw(st.sampled_from(["per_call", "graduated", "volume"]))
-    ends = [] if model == "per_call" else sorted(draw(st.sets(st.sampled_from([1, 2, 3, 5, 8, 100]), max_size=3)))
-    tiers = tuple((end, draw(unit_prices)) for end in [*ends, 0])
-    uncharged = draw(st.frozensets(st.sampled_from(["E.A", "E.B"])))
-    return Price(model, tiers, draw(st.sampled_from([0, 0, 1, 4])), uncharged)
-
-
-price_lists = st.dictionaries(st.sampled_from(APIS), prices(), min_size=1).map(lambda found: tuple(found.items()))
-whens = st.one_of(
-    st.tuples(st.just("ago"), st.integers(0, 61 * 86_400)),
-    st.tuples(st.just("start of month"), st.integers(0, 3)),
-    st.tuples(st.just("end of month"), st.integers(0, 3)),
-    st.tuples(st.sampled_from(["now", "too far ahead", "just ahead", "too far back", "just back"]), st.just(0)),
-)
-"""Times of calls, in relation to now."""
-new_calls = st.tuples(account_ids, whens, st.sampled_from(APIS), st.sampled_from(CODES))
-NewCall = tuple[str, tuple[str, int], str, str]
-
-
-class Machine(RuleBasedStateMachine):
+class Machine(SideBySide):
     """Does anything that can be done to the service."""
 
     def __init__(self, driver: Driver, books: type[Books] = Books) -> None:
-        super().__init__()
-        self._driver = driver
-        self._books_type = books
+        super().__init__(driver, books)
         self._sent: list[Call] = []
-        self._running: Any = None
 
     @initialize(
         zone=st.sampled_from(ZONES),
@@ -91,21 +49,16 @@ class Machine(RuleBasedStateMachine):
         currency=currencies,
         prices=price_lists,
     )
-    def begin(self, zone: str, day: int, second: int, currency: str, prices: tuple[tuple[str, Price], ...]) -> None:
+    def begin(self, zone: str, day: int, second: int, currency: str, prices: Prices) -> None:
         now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day, seconds=second)
-        self.books = self._books_type(zone, now)
-        self._running = self._driver.start(zone, now)
+        self.start(zone, now)
         self.put_plan("p", currency, prices)
         self.activate("ann", currency, "p")
-
-    def teardown(self) -> None:
-        if self._running is not None:
-            self._driver.run(self._running.drop())
 
     # What can be done
 
     @rule(plan_id=plan_ids, currency=currencies, prices=price_lists)
-    def put_plan(self, plan_id: str, currency: str, prices: tuple[tuple[str, Price], ...]) -> None:
+    def put_plan(self, plan_id: str, currency: str, prices: Prices) -> None:
         plan = self.expected(lambda: self.books.put_plan(plan_id, currency, prices))
         sent = told.plan_message(Plan(plan_id, 0, currency, prices))
         found = self.answered(self.service.put_plan(sent))
@@ -166,16 +119,14 @@ class Machine(RuleBasedStateMachine):
         month = self.month(back)
         books = deepcopy(self.books) if dry_run else self.books
         expected = self.expected(lambda: books.close(month))
-        request = CloseMonthRequest(month=told.month_text(month), dry_run=dry_run)
-        found = self.answered(self.service.metering.CloseMonth(request))
+        found = self.answered(self.service.close_month(told.month_text(month), dry_run=dry_run))
         assert expected == (found if isinstance(found, str) else told.closed(found))
 
     @rule(account_id=account_ids, back=months_back)
     def deduct(self, account_id: str, back: int) -> None:
         month = self.month(back)
         expected = self.expected(lambda: self.books.deduct(account_id, month))
-        request = DeductRequest(account_id=account_id, month=told.month_text(month))
-        found = self.answered(self.service.metering.Deduct(request))
+        found = self.answered(self.service.deduct(account_id, told.month_text(month)))
         if isinstance(found, str):
             assert expected == found
             return
@@ -187,7 +138,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         account_id=account_ids,
         minor_units=st.integers(1, 400),
-        what=st.sampled_from(["some", "all that is outstanding", "all but one", "one more", "another currency"]),
+        what=st.sampled_from(["some", *SHARES, "another currency"]),
         payment=st.integers(1, 9),
     )
     def pay(self, account_id: str, minor_units: int, what: str, payment: int) -> None:
@@ -255,77 +206,20 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """A service that starts does the monthly run at once, if one is due, and forgets old rejected calls."""
-        self.wait(self._running.restart())
+        self.wait(self.running.restart())
         if self.books.run_is_due():
             self.books.run_month()
             self.wait(until(self.newest_run_is_of_today))
         self.books.purge()
         self.wait(until(self.rejected_calls_are_as_expected))
 
-    # Doing it
-
-    @property
-    def service(self) -> Any:
-        return self._running.service
-
-    def wait(self, doing: Awaitable[T]) -> T:
-        async def wait() -> T:
-            return await doing
-
-        return self._driver.run(wait())
-
-    def expected(self, do: Callable[[], T]) -> T | str:
-        """Return what the model comes to, or the reason why it refuses."""
-        try:
-            return do()
-        except RefusedError as refused:
-            return str(refused)
-
-    def answered(self, rpc: Awaitable[T]) -> T | str:
-        """Return what the service answers, or the reason why it refuses."""
-        try:
-            return self.wait(rpc)
-        except grpc.aio.AioRpcError as error:
-            return reason_of(error)
-
-    def month(self, back: int) -> date:
-        month = first_of(self.books.today)
-        for _ in range(back):
-            month = first_of(month - DAY)
-        return month_after(month) if back < 0 else month
-
-    def start_of(self, day: date) -> datetime:
-        """Return the first microsecond of a day, looked for by halves."""
-        before = datetime(day.year, day.month, day.day, tzinfo=UTC) - DAY
-        after = before + 2 * DAY
-        while after - before > MICROSECOND:
-            middle = before + (after - before) // 2
-            before, after = (middle, after) if self.books.day_of(middle) < day else (before, middle)
-        return after
-
-    def set_time(self, now: datetime) -> None:
-        self.books.now = self._running.clock.time = now
+    # Sending calls, and what else is done at more than one place
 
     def made(self, new: NewCall) -> Call:
         account_id, when, api, code = new
         call = Call(account_id, len(self._sent) + 1, self.time_of(*when), api, code)
         self._sent.append(call)
         return call
-
-    def time_of(self, what: str, number: int) -> datetime:
-        now = self.books.now
-        if what == "start of month":
-            return self.start_of(self.month(number))
-        if what == "end of month":
-            return self.start_of(self.month(number)) - MICROSECOND
-        return {
-            "ago": now - timedelta(seconds=number),
-            "now": now,
-            "just ahead": now + AHEAD,
-            "too far ahead": now + AHEAD + MICROSECOND,
-            "just back": now - BACK,
-            "too far back": now - BACK - MICROSECOND,
-        }[what]
 
     def send_alone(self, call: Call) -> None:
         expected = self.expected(lambda: self.books.record(call))
@@ -337,7 +231,7 @@ class Machine(RuleBasedStateMachine):
             self.assert_status(self.books.accounts[call.account_id], found.service_status)
 
     def send_together(self, calls: Sequence[Call]) -> None:
-        expected = [self.expected(lambda call=call: self.books.record(call)) for call in calls]
+        expected = [self.expected(partial(self.books.record, call)) for call in calls]
         found = self.wait(self.service.record_batch(list(map(told.message, calls))))
         rejections = {index: reason for index, reason in enumerate(expected) if isinstance(reason, str)}
         assert {each.index: each.reason for each in found.rejections} == rejections
@@ -358,91 +252,3 @@ class Machine(RuleBasedStateMachine):
 
     async def rejected_calls_are_as_expected(self) -> bool:
         return await self.rejected_calls() == self.expected_rejected_calls()
-
-    # What must hold after each step
-
-    @invariant()
-    def service_and_model_tell_the_same(self) -> None:
-        if self._running is not None:
-            self._driver.steps += 1
-            self.wait(self.compare())
-
-    async def compare(self) -> None:
-        months = sorted({each.billing_month for each in self.books.calls} | self.books.closed)
-        async with asyncio.TaskGroup() as tasks:
-            for account in self.books.accounts.values():
-                tasks.create_task(self.compare_account(account))
-                for month in months:
-                    tasks.create_task(self.compare_usage(account.account_id, month))
-            tasks.create_task(self.compare_books())
-
-    async def compare_account(self, expected: Account) -> None:
-        found = await self.service.account(expected.account_id)
-        assert (found.currency, told.amount(found.balance)) == (expected.currency, expected.balance)
-        self.assert_status(expected, found.service_status)
-        plans = {
-            told.month(each.from_month) if each.from_month else date.min: each.price_plan_id
-            for each in found.price_plans
-        }
-        assert plans == expected.plans
-
-        async def heard_of() -> bool:
-            return (await self.service.status(expected.account_id)).version >= found.service_status.version
-
-        await until(heard_of)
-        self.assert_status(expected, await self.service.status(expected.account_id))
-        listed = await self.service.accounts.ListBills(accounts_pb.ListBillsRequest(account_id=expected.account_id))
-        bills: list[Bill] = list(map(told.bill, listed.bills))
-        assert bills == [bill for _, bill in sorted(expected.bills.items(), reverse=True)]
-
-    def assert_status(self, expected: Account, found: pb.ServiceStatus) -> None:
-        suspended = bool(expected.overdue)
-        assert found.state == (pb.SERVICE_STATE_SUSPENDED if suspended else pb.SERVICE_STATE_ACTIVE)
-        assert told.amount(found.outstanding) == expected.outstanding
-        overdue = ", ".join(map(told.month_text, expected.overdue))
-        assert found.reason.startswith(f"overdue: the bill of {overdue};" if suspended else "")
-        assert bool(found.reason) == suspended
-
-    async def compare_usage(self, account_id: str, month: date) -> None:
-        found = told.usage(await self.service.usage(account_id, told.month_text(month)))
-        assert found == self.books.usage(account_id, month)
-
-    async def compare_books(self) -> None:
-        assert await self.rejected_calls() == self.expected_rejected_calls()
-        query = (
-            "SELECT account_id, amount, kind, payment_id, bill_month FROM ledger_entries ORDER BY account_id, entry_id"
-        )
-        found = [
-            (
-                row["account_id"],
-                Fraction(row["amount"]),
-                f"payment {row['payment_id']}" if row["payment_id"] else told.month_text(row["bill_month"]),
-            )
-            for row in await self._running.db.fetch(query)
-        ]
-        assert found == [
-            (account.account_id, *entry)
-            for _, account in sorted(self.books.accounts.items())
-            for entry in account.ledger
-        ]
-        audit = await self._running.audit()
-        assert audit.clean, audit.differences
-        assert dict(audit.totals) == self.books.totals()
-
-    async def rejected_calls(self) -> list[tuple[Call, str, date | None]]:
-        found = await self.service.accounts.ListRejectedCalls(accounts_pb.ListRejectedCallsRequest(page_size=1_000))
-        assert not found.next_page_token
-        calls = [
-            (told.call(each.call), each.reason, told.month(each.billing_month) if each.billing_month else None)
-            for each in found.rejected_calls
-        ]
-        return sorted(calls, key=by_call)
-
-    def expected_rejected_calls(self) -> list[tuple[Call, str, date | None]]:
-        calls = [(each.call, each.reason, each.billing_month) for each in self.books.rejected]
-        return sorted(calls, key=by_call)
-
-
-def by_call(rejected: tuple[Call, str, date | None]) -> tuple[str, int, datetime]:
-    call = rejected[0]
-    return call.account_id, call.call_id, call.at

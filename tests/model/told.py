@@ -9,8 +9,8 @@ from google.type.money_pb2 import Money
 
 from faceid.metering.v1 import resources_pb2 as pb
 from faceid.metering.v1.metering_service_pb2 import CloseMonthResponse
-from tests.model.reference import Bill, Call, Closed, Run, Usage, first_of
 from tests.model.reference_rating import Line, Plan, Price, Tier
+from tests.model.values import BEGINNING, Bill, Call, Closed, Run, Usage
 
 
 def month(text: str) -> date:
@@ -101,18 +101,20 @@ def call(told: pb.CallRecord) -> Call:
     return Call(told.account_id, UUID(told.call_id).int, at, told.api, told.result_code)
 
 
+def rejected(told: pb.RejectedCall) -> tuple[Call, str, date | None]:
+    return call(told.call), told.reason, month(told.billing_month) if told.billing_month else None
+
+
+def assignments(told: pb.Account) -> dict[date, str]:
+    return {month(each.from_month) if each.from_month else BEGINNING: each.price_plan_id for each in told.price_plans}
+
+
 def message(call: Call) -> pb.CallRecord:
     told = pb.CallRecord(
         account_id=call.account_id, api=call.api, call_id=str(UUID(int=call.call_id)), result_code=call.code
     )
     told.occurred_at.FromDatetime(call.at)
     return told
-
-
-def recorded(told: pb.RecordedCall) -> tuple[Call, date, date]:
-    day = date.fromisoformat(told.occurred_on)
-    assert month(told.billing_month) >= first_of(day)
-    return call(told.call), day, month(told.billing_month)
 
 
 def plan_message(plan: Plan) -> pb.PricePlan:
