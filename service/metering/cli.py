@@ -25,6 +25,7 @@ from metering.billing.months import BillingCalendar, parse_month
 from metering.clock import SystemClock
 from metering.commands.acts import show_acts
 from metering.commands.audit import show_audit
+from metering.commands.bill import bill
 from metering.commands.certs import certs
 from metering.commands.common import (
     DEFAULTS,
@@ -34,10 +35,11 @@ from metering.commands.common import (
     credential_settings,
     failing_plainly,
     out,
+    print_table,
     setting,
     target_setting,
 )
-from metering.commands.evidence import bill, export_calls, verify
+from metering.commands.evidence import export_calls, verify
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
@@ -401,7 +403,7 @@ def usage(account: str, month: str, target: Target) -> None:
         table.add_row(api.api, "", f"{api.calls:,}", f"{api.charged_calls:,}")
         for day in api.days:
             table.add_row("", day.day, f"{day.calls:,}", "", style="dim")
-    out.print(table)
+    print_table(table)
     carried = f", {found.carried_calls:,} of them carried from earlier months" if found.carried_calls else ""
     charges = (
         money_text(found.charges) if found.HasField("charges") else f"no price for {', '.join(found.unrated_apis)}"
@@ -471,5 +473,5 @@ def demo(target: Target | None, close_for_others: bool, database_url: str | None
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (certs, price_plans, rejected, run_month, runs, bill, export_calls, verify):
+for command in (bill, certs, export_calls, price_plans, rejected, run_month, runs, verify):
     main.add_command(command)

@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Generic, NamedTuple, NewType, TypeVar
 from uuid import UUID
 
 T = TypeVar("T")
+
+EXACT = Context(prec=60)
+"""Enough digits for 10^18 calls at 9 decimals and any sum of such amounts: nothing is lost."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -265,10 +268,19 @@ class MonthUsage(NamedTuple):
 
 
 class BillLinePart(NamedTuple):
-    """Calls of a line that have the same price."""
+    """Calls of a line that fall in the same tier."""
 
     quantity: int
     unit_price: Decimal
+    tier_from: int
+    """The first charged call of a month that falls in the tier, counted from 1; 0: it was not kept."""
+    tier_up_to: int | None
+    """The last one; None: no upper end."""
+
+    @property
+    def exact_amount(self) -> Decimal:
+        """What they cost together, not rounded."""
+        return EXACT.multiply(Decimal(self.quantity), self.unit_price)
 
 
 class BillLine(NamedTuple):

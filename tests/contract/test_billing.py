@@ -28,16 +28,21 @@ async def record(metering: Stubs, account_id: str, api: str, calls: int, result_
 @pytest.mark.parametrize(
     ("api", "calls", "charges", "parts"),
     [
-        ("DetectAuth", 1, "0.01", [(1, "0.0125")]),
-        ("DetectAuth", 6, "0.08", [(6, "0.0125")]),
-        ("CompareFace", 100, "0", [(100, "0")]),
-        ("CompareFace", 1003, "18", [(100, "0"), (900, "0.02"), (3, "0.000000001")]),
-        ("LivenessCheck", 10, "5", [(10, "0.5")]),
-        ("LivenessCheck", 11, "3.67", [(11, "0.333333333")]),
+        ("DetectAuth", 1, "0.01", [(1, "0.0125", 1, 0, "0.0125")]),
+        ("DetectAuth", 6, "0.08", [(6, "0.0125", 1, 0, "0.075")]),
+        ("CompareFace", 100, "0", [(100, "0", 1, 100, "0")]),
+        (
+            "CompareFace",
+            1003,
+            "18",
+            [(100, "0", 1, 100, "0"), (900, "0.02", 1, 1000, "18"), (3, "0.000000001", 1001, 0, "0.000000003")],
+        ),
+        ("LivenessCheck", 10, "5", [(10, "0.5", 1, 10, "5")]),
+        ("LivenessCheck", 11, "3.67", [(11, "0.333333333", 11, 0, "3.666666663")]),
     ],
 )
 async def test_calls_are_rated_by_the_plan(
-    metering: Stubs, api: str, calls: int, charges: str, parts: list[tuple[int, str]]
+    metering: Stubs, api: str, calls: int, charges: str, parts: list[tuple[int, str, int, int, str]]
 ) -> None:
     await metering.activate("acme")
     await record(metering, "acme", api, calls)
@@ -48,7 +53,10 @@ async def test_calls_are_rated_by_the_plan(
     usage = await metering.usage("acme", "2026-10")
 
     assert amount(estimate.charges) == amount(usage.charges) == amount(bill.total) == Decimal(charges)
-    assert [(part.quantity, part.unit_price) for part in bill.lines[0].parts] == parts
+    assert [
+        (part.quantity, part.unit_price, part.tier_from, part.tier_up_to, part.exact_amount)
+        for part in bill.lines[0].parts
+    ] == parts
     assert (closed.bills_issued, closed.already_closed) == (1, False)
     assert (estimate.state, usage.state) == (pb.MONTH_STATE_OPEN, pb.MONTH_STATE_CLOSED)
     assert [(day.day, day.calls) for day in usage.apis[0].days] == [("2026-10-12", calls)]

@@ -20,7 +20,8 @@ from metering.model import (
 )
 
 PRICE_DECIMALS_MAX = 9
-PRICE_MAX = Decimal(10) ** 9
+PRICE_MAX = Decimal(10) ** 6
+"""So that 10^12 calls come to what fits in a google.type.Money."""
 PRICES_MAX = 1_000
 TIERS_MAX = 100
 

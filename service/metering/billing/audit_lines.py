@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Protocol
 
-from metering.billing.currencies import EXACT, MINOR_UNITS, round_to_minor_unit
+from metering.billing.currencies import MINOR_UNITS, round_to_minor_unit
 from metering.billing.months import format_month
 from metering.billing.rating import rate
-from metering.model import AccountId, AuditKind, BillLine, Difference, Month, MonthUsage, PricePlan
+from metering.model import EXACT, AccountId, AuditKind, BillLine, Difference, Month, MonthUsage, PricePlan
 
 _UNUSABLE = (ArithmeticError, LookupError, StopIteration, TypeError, ValueError)
 """What a price plan may raise that was changed by hand."""

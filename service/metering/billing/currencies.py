@@ -1,13 +1,11 @@
 """Currencies and their minor units."""
 
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 from iso4217 import Currency
 
 from metering.errors import invalid_field
-
-EXACT = Context(prec=60)
-"""Enough digits for 10^18 calls at 9 decimals and any sum of such amounts: nothing is lost."""
+from metering.model import EXACT
 
 MINOR_UNITS = {currency.code: currency.exponent for currency in Currency if currency.exponent is not None}
 """Decimals of each currency that has any (ISO 4217): 2 for CNY, 0 for JPY, 3 for KWD. Metals and such have none."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 import grpc
 from rich.console import Console
+from rich.table import Table
 
 from faceid_metering import MeteringClient, tls_credentials
 from faceid_metering import MeteringError as ClientError
@@ -26,6 +27,7 @@ from metering.settings import Settings
 from metering.supervisor import WorkerError
 
 CONNECT_TIMEOUT_S = 5.0
+WIDTH_MAX = 10_000
 
 DEFAULTS = Settings()
 
@@ -158,6 +160,12 @@ def target_setting(command: Callable[..., Any]) -> Callable[..., Any]:
     return setting("--target", default=DEFAULTS.listen, metavar="HOST:PORT", help="The running service.")(
         credential_settings(command)
     )
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as its content: a narrow terminal breaks the lines, but no digit is left out."""
+    table.width = out.measure(table, options=out.options.update(width=WIDTH_MAX)).maximum
+    out.print(table)
 
 
 @asynccontextmanager

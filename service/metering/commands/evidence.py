@@ -1,15 +1,15 @@
-"""`metering bill`, `export-calls`, `verify-bill`: a bill, the calls that it stands on, and whether they agree."""
+"""`metering export-calls`, `verify-bill`: the calls that a bill stands on, and whether they agree."""
 
 import asyncio
 import sys
 from pathlib import Path
 
 import click
-from google.protobuf.json_format import MessageToJson, Parse, ParseError
+from google.protobuf.json_format import Parse, ParseError
 
 from faceid_metering import messages as pb
 from faceid_metering.evidence import ListedCall, read_calls, verify_bill, write_calls
-from metering.commands.common import FileError, ask, connected, failing_plainly, out, target_setting
+from metering.commands.common import FileError, Target, connected, failing_plainly, out, target_setting
 
 DIFFERS = 3
 
@@ -19,21 +19,10 @@ file_path = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("account")
 @click.argument("month")
-@target_setting
-@failing_plainly
-def bill(account: str, month: str, target: str) -> None:
-    """Print the bill of ACCOUNT for MONTH (such as 2026-11) as JSON, to be saved and verified."""
-    found = asyncio.run(ask(target, lambda metering: metering.get_bill(account, month), "asking …"))
-    click.echo(MessageToJson(found, preserving_proto_field_name=True))
-
-
-@click.command()
-@click.argument("account")
-@click.argument("month")
 @click.argument("file", type=file_path)
 @target_setting
 @failing_plainly
-def export_calls(account: str, month: str, file: Path, target: str) -> None:
+def export_calls(account: str, month: str, file: Path, target: Target) -> None:
     """Write the calls on the bill of ACCOUNT for MONTH (such as 2026-11) to FILE, as CSV or Parquet by its ending.
 
     FILE has its name only once it is complete; until then it is FILE.part. When the service is away in between, the
@@ -58,7 +47,7 @@ def export_calls(account: str, month: str, file: Path, target: str) -> None:
 @click.argument("calls_file", metavar="CALLS", type=file_path)
 @failing_plainly
 def verify(bill_file: Path, calls_file: Path) -> None:
-    """Check that exactly the calls in CALLS (see export-calls) stand on the bill in BILL (see bill), without a service.
+    """Check offline that exactly the calls in CALLS (see export-calls) stand on the bill in BILL (see bill --json).
 
     Exit code 3: they differ, and it is told in what.
     """
@@ -79,4 +68,4 @@ def read_bill(path: Path) -> pb.Bill:
     try:
         return Parse(path.read_text(encoding="utf-8"), pb.Bill())
     except (ParseError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: is not a bill as `metering bill` prints it: {error}") from error
+        raise FileError(f"{path}: is not a bill as `metering bill --json` prints it: {error}") from error

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from faceid_metering import MeteringClient, to_decimal
 from faceid_metering import messages as pb
-from metering.commands.common import Target, ask, connected, failing_plainly, out, target_setting
+from metering.commands.common import Target, ask, connected, failing_plainly, out, print_table, target_setting
 from metering.demo import money_text
 
 FAILED = 1
@@ -99,7 +99,7 @@ def runs(target: Target, last: int) -> None:
             f"{run.accounts_suspended:,}",
             f"[red]{run.failures:,}[/red]" if run.failures else "",
         )
-    out.print(table)
+    print_table(table)
     for run in found:
         show_failures(run)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from faceid_metering import MeteringClient
 from faceid_metering import MeteringError as ClientError
 from faceid_metering import messages as pb
-from metering.commands.common import Target, ask, connected, failing_plainly, out, target_setting
+from metering.commands.common import Target, ask, connected, failing_plainly, out, print_table, target_setting
 from metering.commands.price_plan_file import PricePlanFile, read_price_plan, to_toml
 
 
@@ -70,7 +70,7 @@ def list_plans(target: Target) -> None:
         table.add_row(
             plan.price_plan_id, str(plan.version), plan.currency, ", ".join(price.api for price in plan.prices)
         )
-    out.print(table)
+    print_table(table)
 
 
 @price_plans.command()

@@ -202,7 +202,14 @@ def _bill_line(line: BillLine, currency: str) -> pb.BillLine:
         calls=line.calls,
         charged_calls=line.charged_calls,
         parts=[
-            pb.BillLinePart(quantity=part.quantity, unit_price=_decimal_text(part.unit_price)) for part in line.parts
+            pb.BillLinePart(
+                quantity=part.quantity,
+                unit_price=_decimal_text(part.unit_price),
+                tier_from=part.tier_from,
+                tier_up_to=part.tier_up_to or 0,
+                exact_amount=_decimal_text(part.exact_amount),
+            )
+            for part in line.parts
         ],
         exact_amount=_decimal_text(line.exact_amount),
         amount=money(line.amount, currency),

@@ -290,7 +290,7 @@ def _bill_row(bill: Bill) -> tuple[object, ...]:
 
 def read_line(row: "asyncpg.Record") -> BillLine:
     """Make a line of a row of `bill_lines`."""
-    parts = tuple(BillLinePart(quantity, Decimal(price)) for quantity, price in json.loads(row["parts"]))
+    parts = tuple(_read_part(*part) for part in json.loads(row["parts"]))
     return BillLine(
         row["api"],
         row["occurred_month"],
@@ -304,9 +304,17 @@ def read_line(row: "asyncpg.Record") -> BillLine:
     )
 
 
+def _read_part(quantity: int, unit_price: str, tier_from: int = 0, tier_up_to: int | None = None) -> BillLinePart:
+    # The first bills kept no tiers.
+    return BillLinePart(quantity, Decimal(unit_price), tier_from, tier_up_to)
+
+
 def _line_row(bill: Bill, line: BillLine) -> tuple[object, ...]:
     # Neither a number nor a decimal has anything to escape, and json.dumps takes several times as long.
-    parts = ", ".join(f'[{quantity}, "{unit_price:f}"]' for quantity, unit_price in line.parts)
+    parts = ", ".join(
+        f'[{quantity}, "{unit_price:f}", {tier_from}, {"null" if tier_up_to is None else tier_up_to}]'
+        for quantity, unit_price, tier_from, tier_up_to in line.parts
+    )
     return (
         bill.account_id,
         bill.month,

@@ -48,15 +48,6 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
     return before, newest
 
 
-@contextmanager
-def _driver_errors() -> Iterator[None]:
-    """Raise what the driver raised in place of what SQLAlchemy made of it."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise (error.orig and error.orig.__cause__) or error from None
-
-
 async def migrate(url: str) -> tuple[str | None, str]:
     """Bring the database's schema up to date; safe to do from several processes at once (not twice in one).
 

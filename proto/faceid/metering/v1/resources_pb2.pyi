@@ -247,12 +247,18 @@ class BillLine(_message.Message):
     def __init__(self, api: _Optional[str] = ..., occurred_month: _Optional[str] = ..., calls: _Optional[int] = ..., charged_calls: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[BillLinePart, _Mapping]]] = ..., exact_amount: _Optional[str] = ..., amount: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., price_plan_id: _Optional[str] = ..., price_plan_version: _Optional[int] = ...) -> None: ...
 
 class BillLinePart(_message.Message):
-    __slots__ = ("quantity", "unit_price")
+    __slots__ = ("quantity", "unit_price", "tier_from", "tier_up_to", "exact_amount")
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     UNIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    TIER_FROM_FIELD_NUMBER: _ClassVar[int]
+    TIER_UP_TO_FIELD_NUMBER: _ClassVar[int]
+    EXACT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     quantity: int
     unit_price: str
-    def __init__(self, quantity: _Optional[int] = ..., unit_price: _Optional[str] = ...) -> None: ...
+    tier_from: int
+    tier_up_to: int
+    exact_amount: str
+    def __init__(self, quantity: _Optional[int] = ..., unit_price: _Optional[str] = ..., tier_from: _Optional[int] = ..., tier_up_to: _Optional[int] = ..., exact_amount: _Optional[str] = ...) -> None: ...
 
 class Account(_message.Message):
     __slots__ = ("account_id", "currency", "balance", "activated_at", "service_status", "price_plans")
