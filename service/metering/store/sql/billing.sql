@@ -8,9 +8,8 @@ SELECT pg_advisory_xact_lock(1146, $1::integer);
 INSERT INTO months (month, closed_at) VALUES ($1, $2) ON CONFLICT (month) DO NOTHING RETURNING true AS sealed;
 
 -- lock_billing --
--- Makes those who bill month $1 (as the number 202611) wait for each other, and changes of prices wait for them, until
--- the transaction ends: see lock_prices.
-SELECT pg_advisory_xact_lock(1148, $1::integer), pg_advisory_xact_lock_shared(1149, 0);
+-- Makes changes of prices wait for the bills that are being made, until the transaction ends: see lock_prices.
+SELECT pg_advisory_xact_lock_shared(1149, 0);
 
 -- usage_of_accounts --
 -- The usage of the given accounts on the bill of month $2, by the month the calls occurred in.
@@ -25,9 +24,13 @@ ORDER BY account_id, occurred_month, api, result_code;
 -- Those of the given accounts that have a bill for month $2.
 SELECT account_id FROM bills WHERE account_id = ANY ($1::text[]) AND month = $2;
 
+-- currencies --
+-- The currencies of the given accounts.
+SELECT account_id, currency FROM accounts WHERE account_id = ANY ($1::text[]);
+
 -- lock_accounts --
--- Locks the given accounts one after the other in sorted order, until the transaction ends.
-SELECT account_id FROM accounts WHERE account_id = ANY ($1::text[]) ORDER BY account_id FOR UPDATE;
+-- As currencies; locks the accounts one after the other in sorted order, until the transaction ends.
+SELECT account_id, currency FROM accounts WHERE account_id = ANY ($1::text[]) ORDER BY account_id FOR UPDATE;
 
 -- bump_status_versions --
 -- Counts the status of the given accounts up: what is outstanding has changed.

@@ -1,0 +1,13 @@
+"""Bill lines cost less to write."""
+
+from metering.store.migrations import run_sql_file
+
+revision = "0007"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply it."""
+    run_sql_file(__file__)
