@@ -20,6 +20,7 @@ from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError
 from metering.metrics import Metrics
+from metering.model import Month
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.retry import Retrier
@@ -166,7 +167,7 @@ class App:
                     "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses)),
-                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges, bills)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
                 }
@@ -238,14 +239,21 @@ class App:
         self._metrics.status_watchers.set(feed.watchers)
         self._metrics.statuses.set(len(statuses))
 
-    async def _gauge_books(self, gauges: GaugeStore) -> None:
-        books = await gauges.read()
+    async def _gauge_books(self, gauges: GaugeStore, bills: BillStore) -> None:
+        books = await gauges.read(self._clock.now())
         self._metrics.suspended_accounts.set(books.suspended_accounts)
         self._metrics.unfolded_deltas.set(books.unfolded_deltas)
         self._metrics.bills.labels("ISSUED").set(books.issued_bills)
         self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
-        month = books.last_closed_month
-        self._metrics.last_closed_month.set(month.year * 100 + month.month if month else 0)
+        self._metrics.last_closed_month.set(_number(books.last_closed_month))
+        self._metrics.unbilled_month.set(_number(books.unbilled_month))
+        self._metrics.close_seconds.set(books.close_seconds)
+        looked_at = left = 0
+        if books.unbilled_month:
+            close = await bills.month(books.unbilled_month)
+            looked_at, left = close.accounts_looked_at, close.accounts - close.accounts_looked_at
+        self._metrics.close_accounts.labels("LOOKED_AT").set(looked_at)
+        self._metrics.close_accounts.labels("LEFT").set(left)
 
     async def _gauge_senders(self, senders: SenderStore) -> None:
         now = self._clock.now()
@@ -274,6 +282,11 @@ class App:
                 await server.set_serving(serving=serving)
                 log.log(logging.INFO if serving else logging.ERROR, "ready" if serving else f"not ready: {wrong}")
             await asyncio.sleep(HEALTH_INTERVAL_S)
+
+
+def _number(month: Month | None) -> int:
+    """Return a month as gauges tell it: 202611; 0: none."""
+    return month.year * 100 + month.month if month else 0
 
 
 async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:

@@ -21,6 +21,7 @@ from faceid_metering import messages as pb
 from metering import embedded_postgres
 from metering.billing.audit import Audit
 from metering.billing.audit import audit as audit_books
+from metering.commands.close_month import close_month
 from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
@@ -240,25 +241,6 @@ def usage(account: str, month: str, target: str) -> None:
 
 
 @main.command()
-@click.argument("month")
-@click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
-@target_setting
-@failing_plainly
-def close_month(month: str, target: str, dry_run: bool) -> None:  # noqa: FBT001 - a flag
-    """Seal MONTH (such as 2026-11) and issue its bills. May be repeated. The service does it by itself on day 1."""
-    waiting = f"{'looking at' if dry_run else 'closing'} {month} …"
-    closed = asyncio.run(ask(target, lambda metering: metering.close_month(month, dry_run=dry_run), waiting))
-    totals = ", ".join(map(money_text, closed.totals)) or "nothing to pay"
-    verb = "would have" if dry_run else "has"
-    out.print(f"{month} {verb} {closed.bills_issued:,} bills: {totals}")
-    if closed.already_closed:
-        out.print("it had been closed before")
-    if closed.unrated_accounts:
-        out.print(f"[yellow]no price for calls of: {', '.join(closed.unrated_accounts)}[/yellow]")
-        out.print("give these accounts a price plan, and close the month again")
-
-
-@main.command()
 @click.argument("account")
 @click.argument("month")
 @target_setting
@@ -300,5 +282,5 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (price_plans, rejected, run_month, runs):
+for command in (close_month, price_plans, rejected, run_month, runs):
     main.add_command(command)

@@ -159,6 +159,7 @@ class SyncMeteringClient:
     watch_service_status = _iterating(MeteringClient.watch_service_status)
     list_calls = _iterating(MeteringClient.list_calls)
     list_price_plans = _iterating(MeteringClient.list_price_plans)
+    get_month = _blocking(MeteringClient.get_month)
     list_bills = _iterating(MeteringClient.list_bills)
     list_rejected_calls = _iterating(MeteringClient.list_rejected_calls)
     retry_rejected_calls = _blocking(MeteringClient.retry_rejected_calls)

@@ -26,9 +26,6 @@ ACCOUNTS_PER_SLICE = 25
 UNRATED_ACCOUNTS_MAX = 1_000
 """Unrated accounts that are named."""
 
-Progress = Callable[[int, int], None]
-"""Is told, again and again, how many accounts were looked at and how many bills were issued."""
-
 
 class UnbilledAccounts(Protocol):
     """Some accounts, in one transaction, and what they have to be billed for in a month."""
@@ -65,6 +62,9 @@ class BillBook(Protocol):
     ) -> AbstractAsyncContextManager[UnbilledAccounts]:
         """Look at accounts in one transaction; with `locked`, which issuing bills needs, while nobody else does."""
 
+    async def note_billed(self, month: Month, now: datetime) -> None:
+        """Note that every account with usage in a month, which is closed, has its bill."""
+
     async def month_bills(self, month: Month) -> tuple[int, list[Money]]:
         """Return how many bills a month has, and their totals, one per currency."""
 
@@ -92,7 +92,7 @@ class MonthCloser:
         self._clock = clock
         self._count_issued = count_issued
 
-    async def close(self, month: Month, *, dry_run: bool = False, progress: Progress | None = None) -> ClosedMonth:
+    async def close(self, month: Month, *, dry_run: bool = False) -> ClosedMonth:
         """Seal a month and issue its bills; with `dry_run`, only tell what that would come to.
 
         Raises:
@@ -117,11 +117,9 @@ class MonthCloser:
                 if account_ids is None:
                     return
                 issued, unrated = await self._bill(month, account_ids, now, dry_run=dry_run)
-                billed.add(account_ids, issued, unrated)
+                billed.add(issued, unrated)
                 if self._count_issued and not dry_run:
                     self._count_issued(len(issued))
-                if progress:
-                    progress(billed.accounts, billed.bills)
 
         try:
             async with asyncio.TaskGroup() as lanes:
@@ -131,9 +129,13 @@ class MonthCloser:
             raise group.exceptions[0] from group  # what stopped one lane has stopped the others
         bills, totals = billed.bills, billed.totals()
         if not dry_run:
+            if not billed.unrated:
+                await self._book.note_billed(month, self._clock.now())
             # Another CloseMonth may have issued some of them meanwhile.
             bills, totals = await self._book.month_bills(month)
-        return ClosedMonth(bills, tuple(sorted(totals, key=attrgetter("currency"))), tuple(billed.unrated), already_closed)
+        return ClosedMonth(
+            bills, tuple(sorted(totals, key=attrgetter("currency"))), tuple(billed.unrated), already_closed
+        )
 
     @retry_conflicts
     async def _bill(
@@ -151,16 +153,13 @@ class _Billed:
     """What a close has come to so far."""
 
     def __init__(self, bills: int, totals: Sequence[Money]) -> None:
-        self.accounts = 0
-        """Looked at."""
         self.bills = bills
         self.unrated: list[AccountId] = []
         """The first of them, sorted."""
         self._totals = {money.currency: money.amount for money in totals}
 
-    def add(self, account_ids: Sequence[AccountId], bills: Sequence[Bill], unrated: Sequence[AccountId]) -> None:
-        """Count some accounts, their bills, and those of them that have no price."""
-        self.accounts += len(account_ids)
+    def add(self, bills: Sequence[Bill], unrated: Sequence[AccountId]) -> None:
+        """Count bills, and accounts that have no price."""
         self.bills += len(bills)
         for bill in bills:
             self._totals[bill.currency] = self._totals.get(bill.currency, Decimal(0)) + bill.total

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
@@ -20,6 +21,7 @@ from metering.model import (
     LedgerEntry,
     Money,
     Month,
+    MonthProgress,
     MonthUsage,
     Page,
     PricePlan,
@@ -150,11 +152,13 @@ class UnbilledAccounts:
         return self._plans.plan(account_id, month)
 
     async def issue(self, bills: Sequence[Bill]) -> None:
-        """Issue bills of these accounts."""
+        """Issue bills of these accounts, which are for one month."""
         sql = self._database.sql
         account_ids = [bill.account_id for bill in bills]
         await self._copy("bills", _BILL_COLUMNS, map(_bill_row, bills))
-        await self._copy("bill_lines", _LINE_COLUMNS, (_line_row(bill, line) for bill in bills for line in bill.lines))
+        month = bills[0].month.isoformat()
+        lines = (_line_row(bill.account_id, month, line) for bill in bills for line in bill.lines)
+        await self._copy("bill_lines", _LINE_COLUMNS, lines)
         await self._connection.execute(sql["bump_status_versions"], account_ids)
         await notify_status_changed(self._database, self._connection, account_ids)
 
@@ -217,6 +221,17 @@ class BillStore:
         async with self._database.transaction() as connection:
             await connection.execute(self._database.sql["lock_billing"])
             yield await UnbilledAccounts.read(self._database, connection, month, account_ids, lock=locked)
+
+    async def note_billed(self, month: Month, now: datetime) -> None:
+        """Note that every account with usage in a month, which is closed, has its bill."""
+        await self._database.fetch("note_billed", month, now)
+
+    async def month(self, month: Month) -> MonthProgress:
+        """Tell what has become of a month."""
+        row = await self._database.fetchrow("month", month)
+        assert row is not None  # noqa: S101 - it has no FROM
+        progress = MonthProgress(**row)
+        return replace(progress, accounts_looked_at=progress.accounts) if progress.billed_at else progress
 
     async def month_bills(self, month: Month) -> tuple[int, list[Money]]:
         """Return how many bills a month has, and their totals, one per currency."""
@@ -308,12 +323,12 @@ def read_line(row: "asyncpg.Record") -> BillLine:
     )
 
 
-def _line_row(bill: Bill, line: BillLine) -> tuple[object, ...]:
+def _line_row(account_id: AccountId, month: str, line: BillLine) -> tuple[object, ...]:
     # Neither a number nor a decimal has anything to escape, and json.dumps takes several times as long.
     parts = ", ".join(f'[{quantity}, "{unit_price:f}"]' for quantity, unit_price in line.parts)
     return (
-        bill.account_id,
-        bill.month,
+        account_id,
+        month,
         line.occurred_month,
         line.api,
         line.calls,

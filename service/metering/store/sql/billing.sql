@@ -7,6 +7,21 @@ SELECT pg_advisory_xact_lock(1146, $1::integer);
 -- Closes month $1 at $2, unless it is closed; tells whether it was closed now.
 INSERT INTO months (month, closed_at) VALUES ($1, $2) ON CONFLICT (month) DO NOTHING RETURNING true AS sealed;
 
+-- note_billed --
+-- Notes that at $2 every account with usage in month $1, which is closed, has its bill.
+UPDATE months SET billed_at = $2 WHERE month = $1 AND billed_at IS NULL;
+
+-- month --
+-- What has become of month $1: when it was closed and billed, its bills, all accounts, and those up to the last one
+-- with a bill.
+SELECT
+    (SELECT closed_at FROM months WHERE month = $1) AS closed_at,
+    (SELECT billed_at FROM months WHERE month = $1) AS billed_at,
+    (SELECT count(*) FROM bills WHERE month = $1) AS bills_issued,
+    (SELECT count(*) FROM accounts) AS accounts,
+    (SELECT count(*) FROM accounts WHERE account_id <= (SELECT max(account_id) FROM bills WHERE month = $1))
+        AS accounts_looked_at;
+
 -- lock_billing --
 -- Makes changes of prices wait for the bills that are being made, until the transaction ends: see lock_prices.
 SELECT pg_advisory_xact_lock_shared(1149, 0);
@@ -99,10 +114,14 @@ RETURNING true AS installed;
 SELECT billing_time_zone FROM installation;
 
 -- book_gauges --
--- What metrics show of the books.
+-- What metrics show of the books at $1.
 SELECT
     (SELECT count(*) FROM accounts WHERE state = 'SUSPENDED') AS suspended_accounts,
     (SELECT count(*) FROM usage_deltas) AS unfolded_deltas,
     (SELECT count(*) FROM bills WHERE state = 'ISSUED') AS issued_bills,
     (SELECT count(*) FROM bills WHERE state = 'OVERDUE') AS overdue_bills,
-    (SELECT max(month) FROM months) AS last_closed_month;
+    (SELECT max(month) FROM months) AS last_closed_month,
+    (SELECT max(month) FROM months WHERE billed_at IS NULL) AS unbilled_month,
+    coalesce(
+        (SELECT extract(epoch FROM coalesce(billed_at, $1) - closed_at) FROM months ORDER BY month DESC LIMIT 1), 0
+    )::float8 AS close_seconds;

@@ -1,4 +1,4 @@
-"""Bill lines cost less to write."""
+"""What closing a month of a million accounts needs."""
 
 from metering.store.migrations import run_sql_file
 
