@@ -108,6 +108,16 @@ class MonthCloser:
         else:
             already_closed = not await self._book.seal(month, now)
         billed = _Billed(*await self._book.month_bills(month))
+        await self._bill_all(month, now, billed, dry_run=dry_run)
+        if not dry_run:
+            if not billed.unrated:
+                await self._book.note_billed(month, self._clock.now())
+            # Another CloseMonth may have issued some of them meanwhile.
+            billed = _Billed(*await self._book.month_bills(month), billed.unrated)
+        return ClosedMonth(billed.bills, billed.totals(), tuple(billed.unrated), already_closed)
+
+    async def _bill_all(self, month: Month, now: datetime, billed: "_Billed", *, dry_run: bool) -> None:
+        """Bill all accounts, some at a time, in several lanes."""
         chunks, turn = self._book.account_ids(ACCOUNTS_PER_CHUNK), asyncio.Lock()
 
         async def bill_next_accounts() -> None:
@@ -127,15 +137,6 @@ class MonthCloser:
                     lanes.create_task(bill_next_accounts())
         except ExceptionGroup as group:
             raise group.exceptions[0] from group  # what stopped one lane has stopped the others
-        bills, totals = billed.bills, billed.totals()
-        if not dry_run:
-            if not billed.unrated:
-                await self._book.note_billed(month, self._clock.now())
-            # Another CloseMonth may have issued some of them meanwhile.
-            bills, totals = await self._book.month_bills(month)
-        return ClosedMonth(
-            bills, tuple(sorted(totals, key=attrgetter("currency"))), tuple(billed.unrated), already_closed
-        )
 
     @retry_conflicts
     async def _bill(
@@ -152,9 +153,9 @@ class MonthCloser:
 class _Billed:
     """What a close has come to so far."""
 
-    def __init__(self, bills: int, totals: Sequence[Money]) -> None:
+    def __init__(self, bills: int, totals: Sequence[Money], unrated: Sequence[AccountId] = ()) -> None:
         self.bills = bills
-        self.unrated: list[AccountId] = []
+        self.unrated = list(unrated)
         """The first of them, sorted."""
         self._totals = {money.currency: money.amount for money in totals}
 
@@ -166,9 +167,9 @@ class _Billed:
         if unrated:
             self.unrated = sorted([*self.unrated, *unrated])[:UNRATED_ACCOUNTS_MAX]
 
-    def totals(self) -> list[Money]:
+    def totals(self) -> tuple[Money, ...]:
         """Return the sum of the bills, per currency."""
-        return [Money(amount, currency) for currency, amount in self._totals.items()]
+        return tuple(Money(amount, currency) for currency, amount in sorted(self._totals.items()))
 
 
 async def rate_accounts(

@@ -294,7 +294,7 @@ def bill_of_row(row: "asyncpg.Record", lines: tuple[BillLine, ...] = ()) -> Bill
 
 
 async def _csv(rows: Iterable[tuple[object, ...]]) -> AsyncIterator[bytes]:
-    """Write rows as CSV, part by part: PostgreSQL works on one while the next one is written, and calls are recorded."""
+    """Write rows as CSV, part by part: meanwhile PostgreSQL works on the last one, and calls are recorded."""
     waiting = iter(rows)
     while part := list(islice(waiting, _ROWS_PER_PART)):
         text = io.StringIO(newline="")
