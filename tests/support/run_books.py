@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 
-from metering.billing.close import MonthCloser, Progress
+from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
 from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar, due_date, format_month
@@ -157,7 +157,7 @@ class Closer(MonthCloser):
         self._books = books
         self._clock = clock
 
-    async def close(self, month: Month, *, dry_run: bool = False, progress: Progress | None = None) -> ClosedMonth:
+    async def close(self, month: Month, *, dry_run: bool = False) -> ClosedMonth:
         assert not dry_run
         books = self._books
         if month in books.defects:
