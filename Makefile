@@ -14,10 +14,10 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-audit bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock audit-dependencies clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-close bench-close-meanwhile bench-audit bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock audit-dependencies clean check-python check-node
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Options go in ARGS:  make test ARGS='-k duplicate'   make run ARGS='--listen 127.0.0.1:50052'"
 
@@ -44,6 +44,9 @@ bench-full: .venv/.installed ## The same with several workers and 20 million sto
 
 bench-close: .venv/.installed ## Measure the close of a month: ARGS='--accounts 1000000'
 	@exec .venv/bin/python -m tests.benchmarks.close $(ARGS)
+
+bench-close-meanwhile: .venv/.installed ## Measure recording while a month is closed, some 2 minutes
+	@exec .venv/bin/python -m tests.benchmarks.recording_meanwhile $(ARGS)
 
 bench-audit: .venv/.installed ## Measure the audit: ARGS='--accounts 10000'
 	@exec .venv/bin/python -m tests.benchmarks.audit $(ARGS)

@@ -23,6 +23,7 @@ from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError
 from metering.loop_load import LoopLoad
 from metering.metrics import Metrics
+from metering.model import Month
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.retry import Retrier
@@ -207,7 +208,7 @@ class App:
                     ),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
-                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges, bills)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
                     "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
@@ -300,14 +301,21 @@ class App:
         self._metrics.status_watchers.set(feed.watchers)
         self._metrics.statuses.set(len(statuses))
 
-    async def _gauge_books(self, gauges: GaugeStore) -> None:
-        books = await gauges.read()
+    async def _gauge_books(self, gauges: GaugeStore, bills: BillStore) -> None:
+        books = await gauges.read(self._clock.now())
         self._metrics.suspended_accounts.set(books.suspended_accounts)
         self._metrics.unfolded_deltas.set(books.unfolded_deltas)
         self._metrics.bills.labels("ISSUED").set(books.issued_bills)
         self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
-        month = books.last_closed_month
-        self._metrics.last_closed_month.set(month.year * 100 + month.month if month else 0)
+        self._metrics.last_closed_month.set(_number(books.last_closed_month))
+        self._metrics.unbilled_month.set(_number(books.unbilled_month))
+        self._metrics.close_seconds.set(books.close_seconds)
+        looked_at = left = 0
+        if books.unbilled_month:
+            close = await bills.month(books.unbilled_month)
+            looked_at, left = close.accounts_looked_at, close.accounts - close.accounts_looked_at
+        self._metrics.close_accounts.labels("LOOKED_AT").set(looked_at)
+        self._metrics.close_accounts.labels("LEFT").set(left)
 
     async def _gauge_audit(self, passes: AuditPassStore) -> None:
         last = await passes.last_finished()
@@ -367,6 +375,11 @@ async def _wait_for_database(do: Callable[[], Awaitable[object]], stop: asyncio.
             await asyncio.sleep(DATABASE_RETRY_INTERVAL_S)
         else:
             return
+
+
+def _number(month: Month | None) -> int:
+    """Return a month as gauges tell it: 202611; 0: none."""
+    return month.year * 100 + month.month if month else 0
 
 
 async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:

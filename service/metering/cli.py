@@ -27,6 +27,7 @@ from metering.commands.acts import show_acts
 from metering.commands.audit import show_audit
 from metering.commands.bill import bill
 from metering.commands.certs import certs
+from metering.commands.close_month import close_month
 from metering.commands.common import (
     DEFAULTS,
     Target,
@@ -412,25 +413,6 @@ def usage(account: str, month: str, target: Target) -> None:
 
 
 @main.command()
-@click.argument("month")
-@click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
-@target_setting
-@failing_plainly
-def close_month(month: str, target: Target, dry_run: bool) -> None:  # noqa: FBT001 - a flag
-    """Seal MONTH (such as 2026-11) and issue its bills. May be repeated. The service does it by itself on day 1."""
-    waiting = f"{'looking at' if dry_run else 'closing'} {month} …"
-    closed = asyncio.run(ask(target, lambda metering: metering.close_month(month, dry_run=dry_run), waiting))
-    totals = ", ".join(map(money_text, closed.totals)) or "nothing to pay"
-    verb = "would have" if dry_run else "has"
-    out.print(f"{month} {verb} {closed.bills_issued:,} bills: {totals}")
-    if closed.already_closed:
-        out.print("it had been closed before")
-    if closed.unrated_accounts:
-        out.print(f"[yellow]no price for calls of: {', '.join(closed.unrated_accounts)}[/yellow]")
-        out.print("give these accounts a price plan, and close the month again")
-
-
-@main.command()
 @click.argument("account")
 @click.argument("month")
 @target_setting
@@ -473,5 +455,5 @@ def demo(target: Target | None, close_for_others: bool, database_url: str | None
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (bill, certs, export_calls, price_plans, rejected, run_month, runs, verify):
+for command in (bill, certs, close_month, export_calls, price_plans, rejected, run_month, runs, verify):
     main.add_command(command)

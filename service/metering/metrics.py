@@ -99,6 +99,23 @@ class Metrics:
         self.last_closed_month = self._gauge(
             "metering_last_closed_month", "The newest closed month, as the number 202611; 0: none.", registry
         )
+        self.unbilled_month = self._gauge(
+            "metering_unbilled_month",
+            "The newest month that is closed and not wholly billed, as the number 202611; 0: none.",
+            registry,
+        )
+        self.close_accounts = Gauge(
+            "metering_close_accounts",
+            "Of the unbilled month: accounts LOOKED_AT by its close, and LEFT.",
+            ("state",),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self.close_seconds = self._gauge(
+            "metering_close_seconds",
+            "From the seal of the newest closed month until it was billed, or until now.",
+            registry,
+        )
         self.status_feed_age = Gauge(
             "metering_status_feed_age_seconds",
             "How old a service status may be that is answered from memory.",

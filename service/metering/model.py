@@ -243,7 +243,10 @@ class PricePlan:
 
     def price_of(self, api: str) -> ApiPrice | None:
         """Return the price of `api`, None if the plan has none."""
-        return next((price for price in self.prices if price.api == api), None)
+        for price in self.prices:
+            if price.api == api:
+                return price
+        return None
 
 
 class Usage(NamedTuple):
@@ -386,6 +389,21 @@ class ClosedMonth:
     unrated_accounts: tuple[AccountId, ...]
     """The first of them, sorted."""
     already_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MonthProgress:
+    """What has become of a month."""
+
+    closed_at: datetime | None
+    """None: it is open."""
+    billed_at: datetime | None
+    """When every account with usage had its bill; None: not yet."""
+    bills_issued: int
+    accounts: int
+    """All, with and without usage."""
+    accounts_looked_at: int
+    """Those up to the last one with a bill; the close goes through them in the order of their ids."""
 
 
 class RunFailure(NamedTuple):

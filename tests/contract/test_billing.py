@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -109,6 +109,35 @@ async def test_an_api_without_a_price_is_told_and_billed_once_it_has_one(meterin
     assert stored.version == 2
     assert (again.bills_issued, list(again.unrated_accounts), again.already_closed) == (1, [], True)
     assert [amount(total) for total in again.totals] == [Decimal(2)]
+
+
+async def test_a_month_tells_how_far_its_close_has_come(metering: Stubs, clock: FakeClock) -> None:
+    for account_id in ("acme", "idle", "unpriced"):
+        await metering.activate(account_id)
+    await record(metering, "acme", "LivenessCheck", 2)
+    await record(metering, "unpriced", "Unpriced", 1)
+    month = accounts_pb.GetMonthRequest(month="2026-10")
+
+    still_open = await metering.accounts.GetMonth(month)
+    await metering.close_month("2026-10")
+    closed = await metering.accounts.GetMonth(month)
+    sealed_at = clock.now()
+    plan = standard_plan()
+    plan.prices.add(api="Unpriced", per_call=pb.PerCallPrice(unit_price="1"))
+    await metering.put_plan(plan)
+    clock.advance(timedelta(hours=1))
+    await metering.close_month("2026-10")
+    billed = await metering.accounts.GetMonth(month)
+
+    assert still_open == accounts_pb.GetMonthResponse(state=pb.MONTH_STATE_OPEN, accounts=3)
+    assert (closed.state, closed.bills_issued) == (pb.MONTH_STATE_CLOSED, 1)
+    assert (closed.closed_at.ToDatetime(UTC), closed.HasField("billed_at")) == (sealed_at, False)
+    assert (closed.accounts_looked_at, closed.accounts) == (1, 3)
+    assert (billed.closed_at, billed.billed_at.ToDatetime(UTC)) == (closed.closed_at, clock.now())
+    assert (billed.bills_issued, billed.accounts_looked_at, billed.accounts) == (2, 3, 3)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await metering.accounts.GetMonth(accounts_pb.GetMonthRequest(month="2026-13"))
+    assert (reason_of(refused.value), list(fields_of(refused.value))) == ("INVALID_FIELD", ["month"])
 
 
 async def test_a_dry_run_changes_nothing(metering: Stubs) -> None:

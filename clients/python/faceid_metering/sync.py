@@ -160,6 +160,7 @@ class SyncMeteringClient:
     list_calls = _iterating(MeteringClient.list_calls)
     list_call_pages = _iterating(MeteringClient.list_call_pages)
     list_price_plans = _iterating(MeteringClient.list_price_plans)
+    get_month = _blocking(MeteringClient.get_month)
     list_bills = _iterating(MeteringClient.list_bills)
     list_rejected_calls = _iterating(MeteringClient.list_rejected_calls)
     retry_rejected_calls = _blocking(MeteringClient.retry_rejected_calls)

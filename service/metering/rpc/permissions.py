@@ -66,6 +66,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         f"{_ACCOUNTS}/ListPricePlans": _for(Role.READER, Role.BILLER),
         f"{_ACCOUNTS}/AssignPricePlan": _for(act=True),
         f"{_ACCOUNTS}/GetBill": _for(Role.READER, Role.BILLER),
+        f"{_ACCOUNTS}/GetMonth": _for(Role.READER, Role.BILLER),
         f"{_ACCOUNTS}/ListBills": _for(Role.READER, Role.BILLER),
         f"{_ACCOUNTS}/ListRejectedCalls": _for(Role.READER, Role.BILLER),
         f"{_ACCOUNTS}/RetryRejectedCalls": _for(Role.BILLER, act=True),

@@ -136,6 +136,28 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
                 raise RefusalError("BILL_NOT_FOUND", message)
             return pb.GetBillResponse(bill=bill)
 
+    def GetMonth(self, request: pb.GetMonthRequest, context: "grpc.ServicerContext") -> pb.GetMonthResponse:  # noqa: N802
+        """Tell what has become of a month; a fake one is closed and billed in no time."""
+        del context
+        month = checks.month(request.month)
+        with self._books.changed:
+            accounts = self._books.accounts.values()
+            closed_at = self._books.closed_months.get(month)
+            billed_at = self._books.billed_months.get(month)
+            billed = [
+                number
+                for number, (_, account) in enumerate(sorted(self._books.accounts.items()), 1)
+                if month in account.bills
+            ]
+            return pb.GetMonthResponse(
+                state=resources.MONTH_STATE_CLOSED if closed_at else resources.MONTH_STATE_OPEN,
+                closed_at=timestamp(closed_at) if closed_at else None,
+                billed_at=timestamp(billed_at) if billed_at else None,
+                bills_issued=len(billed),
+                accounts=len(accounts),
+                accounts_looked_at=len(accounts) if billed_at else max(billed, default=0),
+            )
+
     def ListBills(self, request: pb.ListBillsRequest, context: "grpc.ServicerContext") -> pb.ListBillsResponse:  # noqa: N802
         """List bills, newest first."""
         del context

@@ -149,7 +149,10 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             already_closed = month in books.closed_months
             closing = self._close(month)
             if not request.dry_run:
-                books.closed_months.add(month)
+                now = books.clock.now()
+                books.closed_months.setdefault(month, now)
+                if not closing.unrated_accounts:
+                    books.billed_months.setdefault(month, now)
                 for bill in closing.bills:
                     account = books.accounts[bill.account_id]
                     if month not in account.bills:

@@ -3,7 +3,7 @@
 from metering.store.migrations import run_sql_file
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
