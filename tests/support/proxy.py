@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that cuts the wire, in the middle of things if wanted."""
+"""A TCP proxy in front of PostgreSQL or the service that cuts the wire, in the middle of things if wanted."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,16 @@ from urllib.parse import parse_qs, urlsplit
 class TcpProxy:
     """Forwards connections, until told otherwise."""
 
-    def __init__(self, connect_to: str, url_with_port: str) -> None:
+    def __init__(self, connect_to: str, url_with_port: str, *, port: int = 0) -> None:
         self._connect_to = connect_to
         self._url_with_port = url_with_port
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._port = port
         self._pipes: set[asyncio.Task[None]] = set()
         self._reply_bytes_left: int | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._delay_s = 0.0
 
     @classmethod
     def to_postgres(cls, database_url: str) -> "TcpProxy":
@@ -74,6 +75,10 @@ class TcpProxy:
         """Forward what was held, and all that follows."""
         self._flowing.set()
 
+    def delay(self, seconds: float) -> None:
+        """Forward each piece so much later, and the next one after it."""
+        self._delay_s = seconds
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connect_to.startswith("/"):
             server_reader, server_writer = await asyncio.open_unix_connection(self._connect_to)
@@ -96,6 +101,8 @@ class TcpProxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
                 await self._flowing.wait()
                 if replies and self._reply_bytes_left is not None:
                     if len(data) > self._reply_bytes_left:
