@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client gateway-simulation lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSI
 
 bench-client: .venv/.installed ## Measure what the Python client costs a gateway, half a minute
 	@exec .venv/bin/python -m tests.benchmarks.client
+
+gateway-simulation: .venv/.installed ## Measure a gateway with the client while the service has its troubles, some 5 minutes
+	@exec .venv/bin/python -m tests.benchmarks.gateway_simulation $(ARGS)
 
 lint: .venv/.installed .venv-proto/.ready ## Check style, types, the direction of imports, and the contract
 	.venv/bin/ruff check

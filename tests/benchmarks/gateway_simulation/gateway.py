@@ -88,11 +88,10 @@ class Gateway(asyncio.Protocol):
         run = asyncio.Handle._run
 
         def timed(handle: asyncio.Handle) -> None:
-            own_turns, began_at, processor_s = self.own_turns, monotonic(), thread_time()
+            own_turns, processor_s = self.own_turns, thread_time()
             run(handle)
             if self.own_turns == own_turns:
                 self.log.work_processor_s.append(thread_time() - processor_s)
-                self.log.work_began_at.append(began_at)
                 self.log.work_ended_at.append(monotonic())
 
         asyncio.Handle._run = timed  # type: ignore[method-assign]

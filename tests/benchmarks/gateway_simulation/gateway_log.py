@@ -18,9 +18,8 @@ class GatewayLog:
     ended_at: "array[float]" = field(default_factory=_seconds)
     processor_s: "array[float]" = field(default_factory=_seconds)
     """What its thread took of a processor in between."""
-    work_began_at: "array[float]" = field(default_factory=_seconds)
-    """Callbacks on the event loop that were neither requests nor the measuring."""
     work_ended_at: "array[float]" = field(default_factory=_seconds)
+    """Callbacks on the event loop that were neither requests nor the measuring, which are the client's."""
     work_processor_s: "array[float]" = field(default_factory=_seconds)
     denied: int = 0
     waiting_calls_max: int = 0

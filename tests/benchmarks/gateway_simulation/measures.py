@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,15 +29,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of the requests of some time."""
+    """Of the requests of some time. Processor time is that of the event loop's thread: what other processes took away
+    from it is not the meter's doing."""
 
     in_path: Spread
     """In is_active() and record()."""
     extra: Spread
-    """From when it was sent until it was through, what the event loop's thread spent on the meter: on this request, on
-    those before it, and on the client's work in the background. Time that the system took away meanwhile counts."""
-    extra_processor: Spread
-    """The same without the time that the system, or another thread with the interpreter's lock, took away."""
+    """Because of the meter: processor time in these, and of the client's work in the background that the request had to
+    wait for."""
+    queued: Spread
+    """The same, and the processor time in them of the requests before it: many, after the machine took the processor
+    away for a while."""
     latency: Spread
     """From when it was sent until it was through."""
     latency_without: Spread
@@ -46,39 +48,30 @@ class Costs:
 
 def costs(metered: GatewayLog, bare: GatewayLog, since: float, until: float) -> Costs:
     """Return what requests that were sent in between cost; times are of the monotonic clock."""
-    spent, spent_processor = _time_on_the_meter(metered)
+    work = _Spent(zip(metered.work_ended_at, metered.work_processor_s, strict=True))
+    serving = _Spent(zip(metered.ended_at, metered.processor_s, strict=True))
     own = [index for index, sent_at in enumerate(metered.sent_at) if since <= sent_at < until]
     others = [index for index, sent_at in enumerate(bare.sent_at) if since <= sent_at < until]
+    background = [work.by(metered.began_at[index]) - work.by(metered.sent_at[index]) for index in own]
+    queue = [serving.by(metered.ended_at[index]) - serving.by(metered.sent_at[index]) for index in own]
     return Costs(
         Spread.of(metered.ended_at[index] - metered.began_at[index] for index in own),
-        Spread.of(spent(metered.ended_at[index]) - spent(metered.sent_at[index]) for index in own),
-        Spread.of(spent_processor(metered.ended_at[index]) - spent_processor(metered.sent_at[index]) for index in own),
+        Spread.of(waited + metered.processor_s[index] for waited, index in zip(background, own, strict=True)),
+        Spread.of(waited + served for waited, served in zip(background, queue, strict=True)),
         Spread.of(metered.ended_at[index] - metered.sent_at[index] for index in own),
         Spread.of(bare.ended_at[index] - bare.sent_at[index] for index in others),
     )
 
 
-def _time_on_the_meter(log: GatewayLog) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """Return how much time, and processor time, the thread had spent on the meter up to a moment."""
-    pieces = sorted(
-        [
-            *zip(log.began_at, log.ended_at, log.processor_s, strict=True),
-            *zip(log.work_began_at, log.work_ended_at, log.work_processor_s, strict=True),
-        ]
-    )
-    begins = array("d", (began_at for began_at, _, _ in pieces))
-    before, processor_before = array("d", (0.0,)), array("d", (0.0,))
-    for began_at, ended_at, processor_s in pieces:
-        before.append(before[-1] + ended_at - began_at)
-        processor_before.append(processor_before[-1] + processor_s)
+class _Spent:
+    """How much processor time some pieces of work took up to a moment: when they ended, and what they took."""
 
-    def spent(moment: float) -> float:
-        piece = bisect_right(begins, moment) - 1
-        return before[piece] + min(moment, pieces[piece][1]) - begins[piece] if piece >= 0 else 0.0
+    def __init__(self, pieces: Iterable[tuple[float, float]]) -> None:
+        self._ended_at, self._spent = array("d"), array("d", (0.0,))
+        for ended_at, processor_s in pieces:
+            self._ended_at.append(ended_at)
+            self._spent.append(self._spent[-1] + processor_s)
 
-    def spent_processor(moment: float) -> float:
-        """Of a piece under way, its whole time counts as being spent at its end: a bit too much, never too little."""
-        piece = bisect_right(begins, moment) - 1
-        return processor_before[piece + (moment >= pieces[piece][1])] if piece >= 0 else 0.0
-
-    return spent, spent_processor
+    def by(self, moment: float) -> float:
+        """Return it. A piece counts at its end, so one under way at the beginning of a span counts as a whole."""
+        return self._spent[bisect_right(self._ended_at, moment)]

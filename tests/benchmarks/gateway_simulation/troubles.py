@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
+from tests.benchmarks.gateway_simulation.priorities import lower
 from tests.support.processes import ServiceProcess
 from tests.support.proxy import TcpProxy
 
@@ -53,7 +54,9 @@ class Troubles:
         }
 
     async def _start(self, *flags: str) -> ServiceProcess:
-        return await self._stack.enter_async_context(ServiceProcess(self._database_url, *flags))
+        service = await self._stack.enter_async_context(ServiceProcess(self._database_url, *flags))
+        lower(service.process.pid)
+        return service
 
     async def _start_again(self) -> None:
         self._service = await self._start("--listen", self.target)
@@ -105,4 +108,3 @@ class Troubles:
             await self._calm()
         await self._service.terminate()
         await self._start_again()
-
