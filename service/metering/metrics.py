@@ -124,6 +124,11 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
+        self.sender_news_dropped = Counter(
+            "metering_sender_news_dropped_total",
+            "Requests whose numbers were not noted, because too many wait to be written: their calls show as missing.",
+            registry=registry,
+        )
         self.ready = Gauge(
             "metering_ready", "1 while the service is ready for calls.", multiprocess_mode="livemin", registry=registry
         )

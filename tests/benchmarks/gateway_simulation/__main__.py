@@ -35,17 +35,24 @@ _LINES = {
 
 
 @click.command(help=__doc__)
-@click.option("--durability", "modes", type=click.Choice(Durability), multiple=True, default=tuple(Durability))
+@click.option(
+    "--durability",
+    "modes",
+    type=click.Choice([each.value for each in Durability]),
+    multiple=True,
+    default=[each.value for each in Durability],
+    help="Where calls are put first; may be repeated. Both, unless said.",
+)
 @click.option("--rate", type=click.FloatRange(1), default=5_000, show_default=True, help="Requests a second.")
 @click.option("--stopped-s", type=click.FloatRange(1), default=60, show_default=True, help="How long it is stopped.")
 @click.option("--kills", type=click.IntRange(0), default=3, show_default=True, help="How many gateways are killed.")
-def main(modes: tuple[Durability, ...], rate: float, stopped_s: float, kills: int) -> None:
+def main(modes: tuple[str, ...], rate: float, stopped_s: float, kills: int) -> None:
     """Simulate it, and show what it cost."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         with fresh_postgres(_DIRECTORY) as server_url, tempfile.TemporaryDirectory() as directory:
             asyncio.run(lower_postgres(server_url))
-            for mode in modes:
+            for mode in map(Durability, modes):
                 database_url = another_database(server_url, f"gateway_{mode}")
                 times = Times(stopped_s=stopped_s)
                 outcome = asyncio.run(simulate(database_url, Path(directory, mode), mode, rate=rate, times=times))

@@ -20,10 +20,10 @@ _REPLY_BYTES = 300
 class Times:
     """How long everything lasts, in seconds."""
 
-    calm_s: float = 8.0
+    calm_s: float = 6.0
     """Before and after each trouble."""
     stopped_s: float = 60.0
-    trouble_s: float = 6.0
+    trouble_s: float = 4.0
     """All others."""
 
 
