@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-close-meanwhile bench-audit bench-grpcio bench-client simulate lint fmt proto proto-check client-typescript client-typescript-build lock audit-dependencies clean check-python check-node
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ {print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSI
 
 bench-client: .venv/.installed ## Measure what the Python client costs a gateway, half a minute
 	@exec .venv/bin/python -m tests.benchmarks.client
+
+gateway-simulation: .venv/.installed ## Measure a gateway with the client while the service has its troubles, some 5 minutes
+	@exec .venv/bin/python -m tests.benchmarks.gateway_simulation $(ARGS)
 
 simulate: .venv/.installed ## Simulate recording in all troubles for a minute: ARGS='--seconds 600 --seed 1'
 	@exec .venv/bin/python -m tests.simulation $(ARGS)

@@ -69,6 +69,8 @@ SENDER_SILENT_AFTER = timedelta(minutes=1)
 """Clients report every 10 seconds, with or without calls."""
 COMPLETE_SENDERS_KEPT = timedelta(days=1)
 SENDERS_KEPT = BACK_MAX
+SENDER_RANGES_KEPT = 1_000
+"""Of a sender; without losses it has one, and some while batches overtake each other."""
 """A call older than that would be rejected anyway."""
 RELOAD_INTERVAL_S = 1.0
 """How often certificates, roles and token keys are looked at, whether they have changed."""
@@ -172,7 +174,7 @@ class App:
             passes = AuditPassStore(database)
             audit = await self._continuous_audit(stack, passes)
             sender_store = SenderStore(database)
-            senders = Senders(sender_store, self._clock)
+            senders = Senders(sender_store, self._clock, self._metrics)
             server = RpcServer(
                 MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed, senders),
                 AccountServicer(
@@ -328,6 +330,7 @@ class App:
 
     async def _gauge_senders(self, senders: SenderStore) -> None:
         now = self._clock.now()
+        await senders.forget_gaps(SENDER_RANGES_KEPT)
         await senders.forget(now - COMPLETE_SENDERS_KEPT, now - SENDERS_KEPT)
         found = {each.state: each for each in await senders.gauges(now - SENDER_SILENT_AFTER)}
         for state in ("LIVE", "SILENT", "CLOSED"):

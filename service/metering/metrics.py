@@ -169,6 +169,11 @@ class Metrics:
             "How long the last finished pass of the audit took, with its pauses.",
             registry,
         )
+        self.sender_news_dropped = Counter(
+            "metering_sender_news_dropped_total",
+            "Requests whose numbers were not noted, because too many wait to be written: their calls show as missing.",
+            registry=registry,
+        )
         self.ready = Gauge(
             "metering_ready", "1 while the service is ready for calls.", multiprocess_mode="livemin", registry=registry
         )
