@@ -16,6 +16,7 @@ from metering.errors import DatabaseUnavailableError
 from metering.store.installation import migrate
 from metering.store.migrations import versions
 from tests.conftest import execute, with_database
+from tests.support.proxy import TcpProxy
 from tests.support.service import FakeClock, Service
 
 NEWEST = max(path.name[:4] for path in Path(versions.__file__).parent.glob("*.sql"))
@@ -58,6 +59,20 @@ async def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> N
 async def test_a_database_that_cannot_be_reached_is_named_plainly() -> None:
     with pytest.raises(DatabaseUnavailableError, match="METERING_DATABASE_URL"):
         await migrate("postgresql://postgres@127.0.0.1:1/metering")
+
+
+async def test_a_database_that_goes_away_in_the_middle_is_one_that_cannot_be_reached(empty_url: str) -> None:
+    async with TcpProxy.to_postgres(empty_url) as proxy:
+        for before in (None, NEWEST):
+            reply_bytes, migrated = 0, False
+            while not migrated:
+                reply_bytes += 400
+                proxy.cut_replies_after(reply_bytes)
+                try:
+                    assert await migrate(proxy.url) == (before, NEWEST)
+                    migrated = True
+                except DatabaseUnavailableError as error:
+                    assert "METERING_DATABASE_URL" in error.message
 
 
 async def test_an_owner_without_superuser_rights_can_install_and_serve(server_url: str, clock: FakeClock) -> None:

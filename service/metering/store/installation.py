@@ -1,5 +1,7 @@
 """Migrations, and what the database was set up for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from metering.errors import DatabaseUnavailableError
@@ -31,6 +34,15 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
     newest = ScriptDirectory.from_config(config).get_current_head()
     assert newest is not None  # noqa: S101 - there is at least one
     return before, newest
+
+
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """Raise what the driver raised in place of what SQLAlchemy made of it."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise (error.orig and error.orig.__cause__) or error from None
 
 
 async def migrate(url: str) -> tuple[str | None, str]:
@@ -60,8 +72,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
             raise DatabaseUnavailableError(msg)
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
         try:
-            async with engine.begin() as sql_connection:
-                return await sql_connection.run_sync(_migrate)
+            with _driver_errors():
+                async with engine.begin() as sql_connection:
+                    return await sql_connection.run_sync(_migrate)
         except CommandError as error:
             msg = f"The database's schema is not one that this program knows ({error}): run the newest program on it."
             raise DatabaseUnavailableError(msg) from error
