@@ -80,6 +80,7 @@ class App:
     ) -> None:
         self._settings = settings
         self._database_url = database_url
+        self._direct_database_url = settings.direct_database_url or database_url
         self._metrics = metrics
         self._clock = clock or SystemClock()
         self._calendar = BillingCalendar.of_zone(settings.billing_timezone)
@@ -117,11 +118,12 @@ class App:
         async with AsyncExitStack() as stack:
             recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
             database = await self._connect(stack, "service", CONNECTIONS)
+            await database.check_session()
             await self._install(database)
             calls = CallStore(recording_db)
             accounts, bills, usage = AccountStore(database), BillStore(database), UsageStore(database)
             statuses = Statuses(accounts)
-            feed = StatusFeed(StatusFeedStore(database, self._database_url), accounts, statuses)
+            feed = StatusFeed(StatusFeedStore(database, self._direct_database_url), accounts, statuses)
             limits = BatcherLimits(
                 queue_items_max=self._settings.queue_calls,
                 queue_wait_s=self._settings.queue_wait_s,
@@ -197,7 +199,8 @@ class App:
                         task.cancel()
 
     async def _connect(self, stack: AsyncExitStack, name: str, connections: int) -> Database:
-        database = await Database.connect(self._database_url, name=name, connections=connections)
+        pooler = self._settings.direct_database_url is not None
+        database = await Database.connect(self._database_url, name=name, connections=connections, pooler=pooler)
         stack.push_async_callback(database.close)
         return database
 

@@ -92,6 +92,10 @@ def main() -> None:
     help="Where /metrics, /livez and /readyz are served. Port 0: a free one.",
 )
 @database_settings
+@setting(
+    "--direct-database-url",
+    help="The same database past PgBouncer, if --database-url leads through one in transaction mode.",
+)
 @setting("--workers", default=DEFAULTS.workers, type=click.IntRange(1, 256), help="Worker processes.")
 @setting("--billing-timezone", default=DEFAULTS.billing_timezone, help="Whose days and months are billed.")
 @setting("--insecure-listen", is_flag=True, default=False, help="Serve other machines without encryption.")
@@ -135,7 +139,7 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     with database(settings.database_url, settings.data_dir) as (url, what):
-        migrate_when_up(url)
+        migrate_when_up(settings.direct_database_url or url)
 
         def started(grpc: str, http: str) -> None:
             out.print(

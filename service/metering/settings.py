@@ -17,6 +17,9 @@ class Settings:
     """Where /metrics, /livez and /readyz are served, HOST:PORT. Port 0: a free one."""
     database_url: str | None = None
     """A PostgreSQL 15 or newer. None: the embedded one, in data_dir."""
+    direct_database_url: str | None = None
+    """The same database past PgBouncer, if database_url leads through one in transaction mode: for what needs a session
+    of its own, which are migrations and the feed of statuses. None: database_url leads straight to PostgreSQL."""
     data_dir: Path = Path("metering-data")
     """Where the embedded PostgreSQL keeps its data."""
     workers: int = 1
@@ -54,6 +57,9 @@ class Settings:
                     "who they are. Listen on 127.0.0.1, or say --insecure-listen if your network takes care of that."
                 )
                 raise ValueError(msg)
+        if self.direct_database_url and not self.database_url:
+            msg = "direct_database_url: there is no database_url, so there is no PgBouncer to go past; leave it out"
+            raise ValueError(msg)
         for name in ("workers", "queue_calls", "batch_calls", "committers"):
             if getattr(self, name) < 1:
                 msg = f"{name}: {getattr(self, name)} is less than 1"
