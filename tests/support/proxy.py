@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that cuts the wire, in the middle of things if wanted."""
+"""A TCP proxy that cuts the wire, in the middle of things if wanted, and does worse to it."""
 
 import asyncio
 import contextlib
@@ -8,15 +8,25 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class TcpProxy:
-    """Forwards connections, until told otherwise."""
+    """Forwards connections, until told otherwise.
 
-    def __init__(self, connect_to: str, url_with_port: str) -> None:
-        self._connect_to = connect_to
+    Args:
+        connect_to: HOST:PORT, or the path of a Unix socket.
+        url_with_port: what `url` is, with `{port}` for the proxy's port.
+
+    """
+
+    def __init__(self, connect_to: str, url_with_port: str = "127.0.0.1:{port}") -> None:
+        self.connect_to = connect_to
         self._url_with_port = url_with_port
         self._server: asyncio.Server | None = None
         self._port = 0
         self._pipes: set[asyncio.Task[None]] = set()
+        self._deaf: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._reply_bytes_left: int | None = None
+        self.delay_s = 0.0
+        """How much later everything arrives."""
         self._flowing = asyncio.Event()
         self._flowing.set()
 
@@ -62,6 +72,12 @@ class TcpProxy:
         for pipe in self._pipes:
             pipe.cancel()
 
+    def half_close(self) -> None:
+        """Say to all clients that nothing more will come, and go on taking what they send."""
+        for client in self._clients - self._deaf:
+            self._deaf.add(client)
+            client.write_eof()
+
     def cut_replies_after(self, count: int | None) -> None:
         """Cut a connection after so many more bytes of replies, over all connections; None: never."""
         self._reply_bytes_left = count
@@ -75,11 +91,16 @@ class TcpProxy:
         self._flowing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connect_to.startswith("/"):
-            server_reader, server_writer = await asyncio.open_unix_connection(self._connect_to)
-        else:
-            host, _, port = self._connect_to.rpartition(":")
-            server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        try:
+            if self.connect_to.startswith("/"):
+                server_reader, server_writer = await asyncio.open_unix_connection(self.connect_to)
+            else:
+                host, _, port = self.connect_to.rpartition(":")
+                server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        except OSError:  # it is down, which its clients are to see as if they had asked it themselves
+            writer.transport.abort()
+            return
+        self._clients.add(writer)
         pipes = [
             asyncio.create_task(self._forward(reader, server_writer, replies=False)),
             asyncio.create_task(self._forward(server_reader, writer, replies=True)),
@@ -90,13 +111,19 @@ class TcpProxy:
             pipe.cancel()
         await asyncio.gather(*pipes, return_exceptions=True)
         self._pipes.difference_update(pipes)
+        self._clients.discard(writer)
+        self._deaf.discard(writer)
         for end in (writer, server_writer):
             end.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 await self._flowing.wait()
+                if writer in self._deaf:
+                    continue
                 if replies and self._reply_bytes_left is not None:
                     if len(data) > self._reply_bytes_left:
                         return
