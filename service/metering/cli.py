@@ -138,6 +138,8 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
         settings = Settings(**values)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if settings.direct_database_url and not settings.database_url:
+        raise click.UsageError("--direct-database-url goes past a pooler: say with --database-url where that is")
     with database(settings.database_url, settings.data_dir) as (url, what):
         migrate_when_up(settings.direct_database_url or url)
 

@@ -57,9 +57,6 @@ class Settings:
                     "who they are. Listen on 127.0.0.1, or say --insecure-listen if your network takes care of that."
                 )
                 raise ValueError(msg)
-        if self.direct_database_url and not self.database_url:
-            msg = "direct_database_url: there is no database_url, so there is no PgBouncer to go past; leave it out"
-            raise ValueError(msg)
         for name in ("workers", "queue_calls", "batch_calls", "committers"):
             if getattr(self, name) < 1:
                 msg = f"{name}: {getattr(self, name)} is less than 1"

@@ -75,6 +75,11 @@ def translated_errors() -> Iterator[None]:
         raise DatabaseUnavailableError(msg) from error
     except _UNAVAILABLE as error:
         what = str(error) or type(error).__name__
+        if isinstance(error, asyncpg.InternalClientError):
+            # Such as "cannot switch to state 12; another operation (2) is in progress".
+            what = "the connection broke in the middle of a statement"
+        elif "unsupported startup parameter" in what:
+            what += " (this is PgBouncer: say --direct-database-url, too)"
         msg = f"The database is not available: {what}. Check that PostgreSQL runs, and METERING_DATABASE_URL."
         raise DatabaseUnavailableError(msg) from error
 
@@ -132,7 +137,7 @@ async def give_up_silent(connection: "asyncpg.Connection[asyncpg.Record] | Conne
     Otherwise that takes as long as a statement may take, and the kernel's quarter of an hour for an idle connection.
     """
     # The driver sets none of these, and has no other way to its socket.
-    transport: "asyncio.Transport" = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
+    transport: asyncio.Transport = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
     ours = transport.get_extra_info("socket")
     if ours.family == socket.AF_UNIX:
         return
