@@ -101,6 +101,7 @@ class App:
     ) -> None:
         self._settings = settings
         self._database_url = database_url
+        self._direct_database_url = settings.direct_database_url or database_url
         self._metrics = metrics
         self._clock = clock or SystemClock()
         self._calendar = BillingCalendar.of_zone(settings.billing_timezone)
@@ -141,11 +142,11 @@ class App:
         async with AsyncExitStack() as stack:
             recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
             database = await self._connect(stack, "service", CONNECTIONS)
-            await _wait_for_database(lambda: self._install(database), stop)
+            await _wait_for_database(lambda: self._prepare_database(database), stop)
             calls = CallStore(recording_db)
             accounts, bills, usage = AccountStore(database), BillStore(database), UsageStore(database)
             statuses = Statuses(accounts)
-            feed = StatusFeed(StatusFeedStore(database, self._database_url), accounts, statuses)
+            feed = StatusFeed(StatusFeedStore(database, self._direct_database_url), accounts, statuses)
             limits = BatcherLimits(
                 queue_items_max=self._settings.queue_calls,
                 queue_wait_s=self._settings.queue_wait_s,
@@ -238,7 +239,10 @@ class App:
     async def _connect(
         self, stack: AsyncExitStack, name: str, connections: int, statement_s: float = STATEMENT_S
     ) -> Database:
-        database = await Database.connect(self._database_url, name=name, connections=connections, timeout_s=statement_s)
+        pooler = self._settings.direct_database_url is not None
+        database = await Database.connect(
+            self._database_url, name=name, connections=connections, timeout_s=statement_s, pooler=pooler
+        )
         stack.push_async_callback(database.close)
         return database
 
@@ -248,6 +252,10 @@ class App:
         interval = timedelta(hours=self._settings.audit_interval_h)
         auditor = Auditor(books, self._calendar, self._clock)
         return ContinuousAudit(auditor, passes, self._clock, self._metrics, interval, self._settings.audit_share)
+
+    async def _prepare_database(self, database: Database) -> None:
+        await database.check_session()
+        await self._install(database)
 
     async def _install(self, database: Database) -> None:
         now = self._clock.now()

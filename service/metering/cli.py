@@ -117,6 +117,10 @@ def main() -> None:
     help="Where /metrics, /livez and /readyz are served. Port 0: a free one.",
 )
 @database_settings
+@setting(
+    "--direct-database-url",
+    help="The same database past PgBouncer, if --database-url leads through one in transaction mode.",
+)
 @setting("--workers", default=DEFAULTS.workers, type=click.IntRange(1, 256), help="Worker processes.")
 @setting("--billing-timezone", default=DEFAULTS.billing_timezone, help="Whose days and months are billed.")
 @setting("--server-cert", type=FILE, help="TLS: the server's certificate (PEM), those above it included.")
@@ -194,9 +198,11 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
         settings = Settings(**values)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if settings.direct_database_url and not settings.database_url:
+        raise click.UsageError("--direct-database-url goes past a pooler: say with --database-url where that is")
     protection = settings.load_protection()
     with database(settings.database_url, settings.data_dir) as (url, what):
-        migrate_when_up(url)
+        migrate_when_up(settings.direct_database_url or url)
 
         def started(grpc: str, http: str) -> None:
             out.print(

@@ -107,6 +107,27 @@ class DatabaseUrlError(MeteringError):
         super().__init__(Reason.DATABASE_UNAVAILABLE, message)
 
 
+class DatabaseReadOnlyError(DatabaseUnavailableError):
+    """The database takes no writes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database takes no writes: it is a standby, or default_transaction_read_only is on. "
+            "Point METERING_DATABASE_URL at the primary, or name all servers in it, as in "
+            "postgresql://USER@HOST1,HOST2/DATABASE: the one that takes writes is found by itself."
+        )
+
+
+class LockedError(DatabaseUnavailableError):
+    """Another session holds a lock that was waited for as long as is allowed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"Another session holds a lock for too long: {what}. "
+            'docs/operations.md, "Locks", tells how to find out which one it is.'
+        )
+
+
 class TransactionConflictError(Exception):
     """The database undid a transaction in favour of another one (deadlock, serialization): do it again."""
 

@@ -40,6 +40,7 @@ class AccountStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @retry_conflicts
     async def activate(
         self, account_id: AccountId, currency: str, first_plan: PricePlanAssignment | None, now: datetime
     ) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from metering.errors import LockedError
 from metering.model import (
     AccountId,
     Bill,
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 
     from metering.store.database import Connection
 
+SEAL_TRIES = 10
+SEAL_PAUSE_S = 0.5
+"""Between two tries; what waits to be recorded is recorded meanwhile."""
+
 _ROWS_PER_PART = 200
 """Rows that are written and sent together, in about a millisecond: calls that are being recorded wait for no longer."""
 _BILL_COLUMNS = ("account_id", "month", "currency", "state", "total", "deducted", "issued_at", "due_date")
@@ -54,6 +60,8 @@ _LINE_COLUMNS = (
     "price_plan_id",
     "price_plan_version",
 )
+
+log = logging.getLogger(__name__)
 
 
 class LockedAccount:
@@ -206,7 +214,21 @@ class BillStore:
         return row is not None and row["closed"]
 
     async def seal(self, month: Month, now: datetime) -> bool:
-        """Close a month to calls, once the batches that are being written to it are committed; False: it was closed."""
+        """Close a month to calls, once the batches that are being written to it are committed; False: it was closed.
+
+        Raises:
+            LockedError: a batch is not committed and does not end, try after try.
+
+        """
+        for _ in range(SEAL_TRIES - 1):
+            try:
+                return await self._seal(month, now)
+            except LockedError as error:
+                log.warning("closing %s waits for a batch that is being recorded: %s", f"{month:%Y-%m}", error)
+                await asyncio.sleep(SEAL_PAUSE_S)
+        return await self._seal(month, now)
+
+    async def _seal(self, month: Month, now: datetime) -> bool:
         async with self._database.transaction() as connection:
             await connection.execute(self._database.sql["lock_month"], _number(month))
             return bool(await connection.fetchval(self._database.sql["seal_month"], month, now))

@@ -1,5 +1,7 @@
 """Migrations, and what the database was set up for."""
 
+import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -15,12 +17,24 @@ from sqlalchemy import Connection, NullPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from metering.errors import DatabaseUnavailableError
-from metering.store.database import Database, translated_connect_errors, translated_errors
+from metering.errors import DatabaseUnavailableError, LockedError, TransactionConflictError
+from metering.store.database import (
+    CONNECT_TIMEOUT_S,
+    WRITABLE,
+    Database,
+    client_settings,
+    translated_connect_errors,
+    translated_errors,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 OLDEST_POSTGRESQL = 150000
 VERSION_TABLE = "schema_version"
+LOCK_TRIES = 60
+LOCK_PAUSE_S = 2.0
+"""Between two tries of a migration that did not get its locks; what waits to be recorded is recorded meanwhile."""
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -51,19 +65,37 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
 async def migrate(url: str) -> tuple[str | None, str]:
     """Bring the database's schema up to date; safe to do from several processes at once (not twice in one).
 
+    Recording goes on meanwhile: whatever other transactions hold, it waits for a moment at the most.
+
     Args:
-        url: of a PostgreSQL 15 or newer; its user becomes the owner of the schema.
+        url: of a PostgreSQL 15 or newer, without a pooler; its user becomes the owner of the schema.
 
     Returns:
         The revision before (None: the database was empty) and after.
 
     Raises:
         DatabaseUnavailableError: it cannot be reached, is too old, or lets its user not create tables.
+        LockedError: another transaction has held a table for minutes.
 
     """
+    for number in range(1, LOCK_TRIES):
+        try:
+            return await _migrate_once(url)
+        except (LockedError, TransactionConflictError) as error:
+            log.warning("migrating is put off (try %d of %d); recording goes on. %s", number, LOCK_TRIES, error)
+            await asyncio.sleep(LOCK_PAUSE_S)
+    return await _migrate_once(url)
 
+
+async def _migrate_once(url: str) -> tuple[str | None, str]:
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(url, timeout=10, server_settings={"application_name": "metering migrate"})
+        return await asyncpg.connect(
+            url,
+            timeout=CONNECT_TIMEOUT_S,
+            target_session_attrs=WRITABLE,
+            # Whoever waits for another replica that migrates waits as long as that takes.
+            server_settings=client_settings("migrate") | {"statement_timeout": "0", "lock_timeout": "0"},
+        )
 
     with translated_connect_errors():
         connection = await connect()

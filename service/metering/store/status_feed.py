@@ -7,9 +7,17 @@ from uuid import uuid4
 
 import asyncpg
 
-from metering.errors import DatabaseUnavailableError
+from metering.errors import DatabaseReadOnlyError, DatabaseUnavailableError
 from metering.model import AccountId
-from metering.store.database import Database, translated_connect_errors, translated_errors
+from metering.store.database import (
+    CONNECT_TIMEOUT_S,
+    WRITABLE,
+    Database,
+    client_settings,
+    give_up_silent,
+    translated_connect_errors,
+    translated_errors,
+)
 
 STATUS_CHANGED = "metering_status_changed"
 
@@ -37,7 +45,10 @@ class StatusFeedConnection:
         try:
             with translated_errors():
                 async with asyncio.timeout(timeout_s):
-                    await self._connection.execute(self._sql["notify_heartbeat"], self._channel, "")
+                    writable = await self._connection.fetchval(self._sql["notify_heartbeat"], self._channel, "")
+                    if not writable:
+                        # After a failover the changes are made elsewhere, and this server will never hear of them.
+                        raise DatabaseReadOnlyError
                     await self._heard.wait()
         except DatabaseUnavailableError as error:
             msg = f"The feed of status changes is lost (a notification to oneself did not arrive): {error.message}"
@@ -45,7 +56,13 @@ class StatusFeedConnection:
 
 
 class StatusFeedStore:
-    """Opens listening connections, which are not of the pool: they last, and PgBouncer cannot share them."""
+    """Opens listening connections, which are not of the pool: they last, and PgBouncer cannot share them.
+
+    Args:
+        database: has the queries.
+        url: leads to a session of one's own.
+
+    """
 
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
@@ -67,10 +84,12 @@ class StatusFeedStore:
         with translated_connect_errors():
             connection = await asyncpg.connect(
                 self._url,
-                timeout=10,
+                timeout=CONNECT_TIMEOUT_S,
                 command_timeout=10,
-                server_settings={"application_name": "metering status feed"},
+                target_session_attrs=WRITABLE,
+                server_settings=client_settings("status feed"),
             )
+        await give_up_silent(connection)
         with translated_errors():
             try:
                 feed = StatusFeedConnection(self._database, connection, channel)

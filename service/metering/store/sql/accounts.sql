@@ -42,8 +42,8 @@ SELECT account_id, currency FROM accounts WHERE account_id > $1 ORDER BY account
 SELECT pg_notify('metering_status_changed', $1);
 
 -- notify_heartbeat --
--- Tells the listener on channel $1, which is oneself, that notifications arrive.
-SELECT pg_notify($1, $2);
+-- Tells the listener on channel $1, which is oneself, that notifications arrive; returns whether the server takes writes.
+SELECT current_setting('transaction_read_only') = 'off' AS writable, pg_notify($1, $2);
 
 -- price_plan_assignments --
 -- The price plan assignments of the given accounts, ascending by month.

@@ -1,7 +1,8 @@
 -- lock_month --
 -- Waits for the batches that are being recorded in month $1 (as the number 202611), keeps others out until the
--- transaction ends. The same lock that open_month takes shared.
-SELECT pg_advisory_xact_lock(1146, $1::integer);
+-- transaction ends. The same lock that open_month takes shared. Whatever is to be recorded waits behind it: it is waited
+-- for a moment only.
+SELECT set_config('lock_timeout', '1s', true), pg_advisory_xact_lock(1146, $1::integer);
 
 -- seal_month --
 -- Closes month $1 at $2, unless it is closed; tells whether it was closed now.
