@@ -148,6 +148,18 @@ def main() -> None:
     help="Tell callers with any role what can be called (for grpcurl).",
 )
 @setting(
+    "--connections",
+    default=DEFAULTS.connections,
+    type=click.IntRange(1, 1_000_000),
+    help="Connections to a worker, at the most.",
+)
+@setting(
+    "--connection-age-s",
+    default=DEFAULTS.connection_age_s,
+    type=click.FloatRange(1, 86_400),
+    help="After so many seconds, more or less, a connection is to be made anew, so that load finds new replicas.",
+)
+@setting(
     "--queue-wait-s",
     default=DEFAULTS.queue_wait_s,
     type=click.FloatRange(0.01, 60),

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode stands between the service and PostgreSQL: each transaction may have another session."""
+"""PgBouncer in transaction mode is between the service and PostgreSQL: each transaction may have another session."""
 
 import asyncio
 import contextlib

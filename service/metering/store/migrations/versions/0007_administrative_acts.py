@@ -1,9 +1,9 @@
-"""Senders whose gaps are too many to keep."""
+"""Who did what."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0010"
-down_revision = "0003"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

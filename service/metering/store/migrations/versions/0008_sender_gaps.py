@@ -1,9 +1,9 @@
-"""The passes of the continuous audit."""
+"""Senders whose gaps are too many to keep."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0006"
-down_revision = "0004"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -1,9 +1,9 @@
-"""What closing a month of a million accounts needs."""
+"""The passes of the continuous audit."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0007"
-down_revision = "0006"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
