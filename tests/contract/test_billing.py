@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -117,7 +117,7 @@ async def test_a_month_tells_how_far_its_close_has_come(metering: Stubs, clock: 
     plan = standard_plan()
     plan.prices.add(api="Unpriced", per_call=pb.PerCallPrice(unit_price="1"))
     await metering.put_plan(plan)
-    clock.advance(hours=1)
+    clock.set(sealed_at + timedelta(hours=1))
     await metering.close_month("2026-10")
     billed = await metering.accounts.GetMonth(month)
 
