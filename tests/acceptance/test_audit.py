@@ -153,13 +153,15 @@ async def test_serve_finds_drift_by_itself_and_says_when_it_is_gone(
 @pytest.mark.usefixtures("quick_gauges")
 async def test_several_replicas_make_one_pass_together(database_url: str, db: "Connection", clock: FakeClock) -> None:
     async with Service(database_url, clock) as one, Service(database_url, clock) as other:
-        await one.activate("acme")
-        clock.advance(hours=24)
-        for service in (one, other):
-            await gauged(service, "metering_audit_finished_timestamp_seconds", clock.now().timestamp())
+        for passes in (1, 2):
+            for service in (one, other):
+                await gauged(service, "metering_audit_finished_timestamp_seconds", clock.now().timestamp())
+            assert await db.fetchval("SELECT count(*) FROM audit_passes WHERE finished_at IS NOT NULL") == passes
+            if passes == 1:
+                await one.activate("acme")
+                clock.advance(hours=24)
         audited = [each.metrics.registry.get_sample_value("metering_audited_accounts_total") for each in (one, other)]
-        assert sum(each or 0 for each in audited) in {1, 2}, "the pass before may have come before the account"
-        assert await db.fetchval("SELECT count(*) FROM audit_passes WHERE finished_at IS NOT NULL") == 2
+        assert sum(each or 0 for each in audited) == 1
 
 
 @pytest.mark.usefixtures("quick_gauges")
@@ -209,12 +211,11 @@ async def test_a_killed_service_leaves_the_pass_to_the_next_one(processes: Servi
     )
     unfinished = await db.fetchval("SELECT max(pass_id) FROM audit_passes")
     await processes.start(*flags)
+    finished = "SELECT accounts, calls FROM audit_passes WHERE pass_id = $1 AND finished_at IS NOT NULL"
     async with asyncio.timeout(30):
-        while not (row := await db.fetchrow("SELECT * FROM audit_passes WHERE pass_id = $1", unfinished))[
-            "finished_at"
-        ]:
+        while not (row := await db.fetchrow(finished, unfinished)):
             await asyncio.sleep(0.05)
-    assert (row["accounts"], row["calls"]) == (5, '{"open": 0, "billed": 0, "carried": 0, "dropped": 0, "recorded": 7}')
+    assert tuple(row) == (5, '{"dropped": 0, "recorded": 7}'), "one account more, and no calls"
 
 
 async def test_the_audit_can_be_turned_off(database_url: str, db: "Connection", clock: FakeClock) -> None:

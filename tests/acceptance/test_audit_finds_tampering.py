@@ -323,7 +323,7 @@ async def make_books(service: Service, clock: FakeClock) -> None:
     clock.advance(hours=2)
     run = await service.accounts.RunMonth(accounts_pb.RunMonthRequest())
     assert (run.run.failures, run.run.accounts_suspended) == (0, 1)
-    assert (await service.status("acme")).state == pb.SERVICE_STATE_SUSPENDED
+    assert (await service.bill("acme", "2026-10")).state == pb.BILL_STATE_OVERDUE
     assert (await service.bill("zenith", "2026-10")).state == pb.BILL_STATE_PAID
 
 
