@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 import pytest
@@ -82,9 +82,9 @@ def books_url(server_url: str, template: str) -> Iterator[str]:
 class TamperedBooks(Database):
     """The books, as one sees them in a transaction that is never committed."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self.sql = load_queries()
-        self._connection = connection
+        self._connection = cast("Connection", connection)  # it has all that the proxy of a pool has
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
