@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.model import AccountId, Bill, Month
-from metering.store.database import Database
+from metering.store.database import UNHURRIED_S, Database
 
 if TYPE_CHECKING:
     from metering.store.database import Connection
@@ -43,7 +43,7 @@ async def add_digests(database: Database, connection: "Connection", bills: Itera
         account_ids, month = [bill.account_id for bill in group], group[0].month
         occurred_from = min(bill.occurred_from for bill in group)
         if group[0].calls <= CALLS_IN_STATEMENT_MAX:
-            await connection.execute(sql["add_digests"], account_ids, month, occurred_from, timeout=None)
+            await connection.execute(sql["add_digests"], account_ids, month, occurred_from, timeout=UNHURRIED_S)
             continue
         digest = hashlib.sha256()
 
@@ -52,7 +52,7 @@ async def add_digests(database: Database, connection: "Connection", bills: Itera
 
         # COPY writes a line for each row, and nothing in a call's line needs to be escaped.
         arguments = (account_ids[0], month, occurred_from)
-        copied = await connection.copy_from_query(sql["call_lines"], *arguments, output=update, timeout=None)
+        copied = await connection.copy_from_query(sql["call_lines"], *arguments, output=update, timeout=UNHURRIED_S)
         calls = int(copied.removeprefix("COPY "))
         await connection.execute(sql["add_digest"], account_ids[0], month, calls, digest.digest())
 
