@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SERVICE_ROLE = "metering_service"
 """The role the service works as: it owns nothing, and cannot touch what must not change."""
 
+UNHURRIED_S = 6 * 3600.0
+"""The time limit of statements that take as long as there are calls, which are not for somebody who waits."""
+
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
