@@ -94,9 +94,6 @@ class SideBySide(RuleBasedStateMachine):
             before, after = (middle, after) if self.books.day_of(middle) < day else (before, middle)
         return after
 
-    def set_time(self, now: datetime) -> None:
-        self.books.now = self.running.clock.time = now
-
     def time_of(self, what: str, number: int) -> datetime:
         now = self.books.now
         if what == "start of month":
