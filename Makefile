@@ -14,7 +14,7 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: help run demo test test-model bench bench-full bench-close bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,11 @@ demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, su
 
 test: .venv/.installed ## Run all tests
 	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
+
+# EXAMPLES histories of STEPS steps each; SEED plays those of an earlier run again.
+test-model: .venv/.installed ## Drive the service and a reference model side by side, some minutes: SEED=… EXAMPLES=… STEPS=…
+	@METERING_MODEL_EXAMPLES=$(or $(EXAMPLES),60) METERING_MODEL_STEPS=$(or $(STEPS),50) METERING_MODEL_SEED=$(SEED) \
+	exec .venv/bin/python -m pytest tests/model -s $(ARGS)
 
 bench: .venv/.installed ## Measure the service beside what limits it, some 7 minutes
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
