@@ -1,6 +1,7 @@
 """Days and months of odd time zones, through the service and its database."""
 
 from datetime import UTC, date, datetime, timedelta
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +15,6 @@ from tests.support.service import FakeClock, Service
 MICROSECOND = timedelta(microseconds=1)
 
 
-@pytest.mark.parametrize("database_zone", ["America/Asuncion", "America/Havana"])
 @pytest.mark.parametrize(
     ("zone", "month"),
     [
@@ -30,10 +30,10 @@ MICROSECOND = timedelta(microseconds=1)
     ],
 )
 async def test_calls_at_both_ends_of_a_month_fall_on_their_side_wherever_the_database_is(
-    database_url: str, zone: str, month: str, database_zone: str
+    database_url: str, zone: str, month: str
 ) -> None:
-    name = database_url.rpartition("/")[2]
-    await execute(database_url, f"ALTER DATABASE {name} SET timezone = '{database_zone}'")
+    name = urlsplit(database_url).path.removeprefix("/")
+    await execute(database_url, f"ALTER DATABASE {name} SET timezone = 'America/Havana'")
     calendar, own = BillingCalendar.of_zone(zone), parse_month(month)
     start, end = calendar.start_of(own), calendar.start_of(next_month(own))
     clock = FakeClock(end + timedelta(days=4))

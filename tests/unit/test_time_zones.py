@@ -77,7 +77,7 @@ def test_days_partition_the_months_of_a_year(zone: str) -> None:
     days = [date(2026, 1, 1) + number * DAY for number in range(365)]
     for day in days:
         start, end = calendar.start_of(day), calendar.start_of(day + DAY)
-        assert timedelta(hours=22) < end - start < timedelta(hours=26)
+        assert timedelta(hours=22) <= end - start <= timedelta(hours=26)  # Antarctica/Troll moves by two hours
         assert calendar.day_of(to_micros(start)) == calendar.day_of(to_micros(end) - 1) == (day, month_of(day))
         assert day_in(zone, start) == day_in(zone, end - MICROSECOND) == day
 
