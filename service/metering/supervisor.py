@@ -38,6 +38,7 @@ LOOK_INTERVAL_S = 0.5
 
 SERVING = "serving"
 """What a worker says once it serves; anything else is why it does not."""
+
 GC_THRESHOLDS = (100_000, 50, 100)
 """New objects between two looks for cycles; Python's own 700 cost 12 % of a worker's time. docs/performance.md."""
 
@@ -177,7 +178,7 @@ class _Supervisor:
                     return
             try:
                 said = worker.parent_end.recv()
-            except EOFError:  # it ended, which shows as something to read, too
+            except (EOFError, OSError):  # it ended, which shows as something to read, too
                 worker.process.join()
                 said = f"worker {worker.number} ended with exit code {worker.process.exitcode}"
             if said != SERVING:

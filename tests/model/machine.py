@@ -152,13 +152,9 @@ class Machine(SideBySide):
         currency = account.currency if account else "CNY"
         minor_unit = Fraction(1, 10 ** MINOR_UNITS[currency])
         outstanding = account.outstanding if account else Fraction(0)
-        amount = {"all that is outstanding": outstanding, "all but one": outstanding - minor_unit}.get(
-            what, Fraction(0)
-        )
-        if what == "one more":
-            amount = outstanding + minor_unit
-        if amount <= 0:
-            amount = minor_units * minor_unit
+        amount = minor_units * minor_unit
+        if what in SHARES and outstanding + SHARES[what] * minor_unit > 0:
+            amount = outstanding + SHARES[what] * minor_unit
         if what == "another currency":
             currency, amount = ("CNY" if currency == "JPY" else "JPY"), Fraction(1)
         expected = self.expected(lambda: self.books.pay(account_id, amount, currency, str(payment)))
