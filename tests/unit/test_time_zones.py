@@ -54,7 +54,7 @@ def day_in(zone: str, at: datetime) -> date:
 @pytest.mark.parametrize("zone", ZONES)
 def test_months_follow_each_other_without_gap_or_overlap_and_begin_with_their_first_microsecond(zone: str) -> None:
     calendar = BillingCalendar.of_zone(zone)
-    for month in months_of(2012, 2037):
+    for month in months_of(2020, 2031):
         start, end = calendar.start_of(month), calendar.start_of(next_month(month))
         assert day_in(zone, start) == month
         assert day_in(zone, start - MICROSECOND) < month
