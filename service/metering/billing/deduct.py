@@ -23,7 +23,6 @@ from metering.model import (
     ServiceStatus,
 )
 
-
 BALANCE_MAX = Decimal(10) ** 18
 """What a google.type.Money can hold, and more than anybody pays."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RECORDS_MAX = 10_000
 WATCHED_ACCOUNTS_MAX = 10_000
 CALL_ID_CHARACTERS_MAX = 64
-"""So much of a call_id is told in a rejection: a longer one is no UUID, and an answer must have room for all of them."""
+"""So much of a call_id is told in a rejection: a longer one is no UUID, and an answer must have room for them all."""
 
 WAIT_DEFAULT_S = 10.0
 WAIT_MAX_S = 60.0
