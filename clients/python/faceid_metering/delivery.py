@@ -20,6 +20,7 @@ from faceid_metering.runtime import Runtime
 from faceid_metering.spool import Batch
 from faceid_metering.spool_keeper import Spool
 from faceid_metering.stats import ClientStats
+from faceid_metering.tracing import batch_span
 
 if TYPE_CHECKING:
     from grpc import aio
@@ -76,6 +77,12 @@ class Delivery:
         """Start the work in the background, if that isn't done."""
         if self._tasks or self.outbox.closed:
             return
+        if not self._spool.exists:
+            log.warning(
+                "no spool_dir is set: calls that cannot be delivered wait in memory, up to queue_calls (%d), and are lost "
+                "with this process; set it to a directory that outlives the process",
+                self._config.queue_calls,
+            )
         work: dict[str, Callable[[], Awaitable[None]]] = {"report": self._report}
         for number in range(self._config.batches_in_flight):
             work[f"lane {number}"] = self._send_fresh
@@ -167,7 +174,8 @@ class Delivery:
     async def _send(self, batch: Batch) -> bool:
         """Send a batch once; returns whether it was answered."""
         try:
-            response = await self._request(batch, self._config.attempt_timeout_s)
+            with batch_span(batch.calls):
+                response = await self._request(batch, self._config.attempt_timeout_s)
         except MeteringError as error:
             self._stats.failed_batches[error.reason or error.code.name] += 1
             self._health.failed(error)
