@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from faceid_metering import ClientConfig, MeteringClient
 from faceid_metering.spool import Batch, SpoolFile
+from faceid_metering.testing import FakeMetering
 
 ROOM = 16 * 1024 * 1024
 

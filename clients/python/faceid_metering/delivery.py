@@ -79,8 +79,8 @@ class Delivery:
             return
         if not self._spool.exists:
             log.warning(
-                "no spool_dir is set: calls that cannot be delivered wait in memory, up to queue_calls (%d), and are lost "
-                "with this process; set it to a directory that outlives the process",
+                "no spool_dir is set: calls that cannot be delivered wait in memory, up to queue_calls (%d), and are "
+                "lost with this process; set it to a directory that outlives the process",
                 self._config.queue_calls,
             )
         work: dict[str, Callable[[], Awaitable[None]]] = {"report": self._report}
