@@ -92,3 +92,11 @@ async def test_a_client_without_a_directory_says_once_that_its_calls_are_not_saf
 def test_a_bound_that_has_no_room_for_the_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="spool_bytes must be at least 16777216"):
         ClientConfig(spool_dir=tmp_path, spool_bytes=1_000_000)
+
+
+async def test_disk_first_without_a_directory_is_refused_at_once() -> None:
+    with FakeMetering() as fake:
+        async with MeteringClient(fake.target) as metering:
+            with pytest.raises(ValueError, match="set it in ClientConfig"):
+                metering.record("acme", "DetectAuth", durability="disk")
+            assert await metering.flush(1)
