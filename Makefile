@@ -1,7 +1,7 @@
 # `make` lists what can be made. Everything that is needed is set up on the way, in .venv and .venv-proto.
 
 PYTHON ?= python3
-TESTS ?= tests/unit tests/integration tests/contract tests/acceptance tests/adversity
+TESTS ?= tests/unit tests/simulation tests/integration tests/contract tests/acceptance tests/adversity
 ARGS ?=
 
 PROTOS = $(wildcard proto/faceid/metering/v1/*.proto)
@@ -14,10 +14,10 @@ generate = .venv-proto/bin/python -m grpc_tools.protoc -I proto -I .venv-proto/i
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run demo test bench bench-full bench-close bench-grpcio bench-client lint fmt proto proto-check client-typescript client-typescript-build lock clean check-python check-node
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ {print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Options go in ARGS:  make test ARGS='-k duplicate'   make run ARGS='--listen 127.0.0.1:50052'"
 
@@ -30,6 +30,12 @@ demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, su
 test: .venv/.installed ## Run all tests
 	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
 
+torture: .venv/.installed ## Kill, freeze, cut and fill everything under load, then check the books: SECONDS=60 SEED=7
+	@exec .venv/bin/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: .venv/.installed ## Send every RPC, and both ports, what no client should: SECONDS=300 SEED=7
+	@exec .venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 bench: .venv/.installed ## Measure the service beside what limits it, some 7 minutes
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
 
@@ -39,11 +45,23 @@ bench-full: .venv/.installed ## The same with several workers and 20 million sto
 bench-close: .venv/.installed ## Measure the close of a month: ARGS='--accounts 1000000'
 	@exec .venv/bin/python -m tests.benchmarks.close $(ARGS)
 
+bench-close-meanwhile: .venv/.installed ## Measure recording while a month is closed, some 2 minutes
+	@exec .venv/bin/python -m tests.benchmarks.recording_meanwhile $(ARGS)
+
+bench-audit: .venv/.installed ## Measure the audit: ARGS='--accounts 10000'
+	@exec .venv/bin/python -m tests.benchmarks.audit $(ARGS)
+
 bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSIONS="1.76.0 1.80.0"
 	@exec .venv/bin/python -m tests.benchmarks.grpcio_versions $(VERSIONS) $(ARGS)
 
 bench-client: .venv/.installed ## Measure what the Python client costs a gateway, half a minute
 	@exec .venv/bin/python -m tests.benchmarks.client
+
+gateway-simulation: .venv/.installed ## Measure a gateway with the client while the service has its troubles, some 5 minutes
+	@exec .venv/bin/python -m tests.benchmarks.gateway_simulation $(ARGS)
+
+simulate: .venv/.installed ## Simulate recording in all troubles for a minute: ARGS='--seconds 600 --seed 1'
+	@exec .venv/bin/python -m tests.simulation $(ARGS)
 
 lint: .venv/.installed .venv-proto/.ready ## Check style, types, the direction of imports, and the contract
 	.venv/bin/ruff check
@@ -80,8 +98,17 @@ lock: | check-python ## Pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) uv && \
 	lock="$$tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock'" && \
-	eval "$$lock pyproject.toml --extra server --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
+	eval "$$lock pyproject.toml --extra server --extra parquet --extra embedded --group build --group test --group lint -o requirements/dev.txt" && \
 	eval "$$lock --group proto -o requirements/proto.txt"
+
+# Not a part of lint: it asks the network, and a hole found today is no reason why a change cannot be merged. What could
+# not be looked up is an error, too.
+audit-dependencies: | check-python ## Ask whether the pinned versions have known holes; needs the network
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" $(PIP_INSTALL) pip-audit && \
+	for pinned in requirements/dev.txt requirements/proto.txt; do \
+		"$$tools/bin/pip-audit" --strict --progress-spinner off --require-hashes --disable-pip --requirement $$pinned || exit 1; \
+	done
 
 clean: ## Remove what make and the tools have made, but no data
 	rm -rf .venv .venv-proto dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

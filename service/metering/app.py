@@ -12,7 +12,9 @@ from datetime import timedelta
 from metering.access.feed import StatusFeed
 from metering.access.statuses import Statuses
 from metering.billing.accounts import AccountKeeper
+from metering.billing.audit import ASSURANCES, Auditor
 from metering.billing.close import MonthCloser
+from metering.billing.continuous_audit import ContinuousAudit
 from metering.billing.deduct import Collector
 from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar
@@ -21,17 +23,24 @@ from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError
 from metering.loop_load import LoopLoad
 from metering.metrics import Metrics
+from metering.model import Month
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.retry import Retrier
 from metering.recording.senders import Senders
 from metering.recording.validation import BACK_MAX
 from metering.rpc.account_servicer import AccountServicer
+from metering.rpc.acts import ActNotes
 from metering.rpc.edge import Edge
 from metering.rpc.metering_servicer import MeteringServicer
+from metering.rpc.permissions import Guard, by_certificate, by_token
 from metering.rpc.server import RpcServer
+from metering.security.protection import Protection
 from metering.settings import Settings
 from metering.store.accounts import AccountStore
+from metering.store.acts import ActStore
+from metering.store.audit import AuditStore
+from metering.store.audit_passes import AuditPassStore
 from metering.store.bills import BillStore
 from metering.store.calls import CallStore
 from metering.store.database import Database
@@ -48,6 +57,10 @@ FOLDED_DELTAS_MAX = 20_000
 PARTITION_INTERVAL_S = 600.0
 PARTITIONS_AHEAD = timedelta(days=7)
 MONTHLY_RUN_INTERVAL_S = 60.0
+AUDIT_INTERVAL_S = 1.0
+"""How often it is looked whether the next step of the continuous audit is due."""
+AUDIT_STATEMENT_S = 3600.0
+"""An account with very many calls takes long to audit."""
 PURGE_INTERVAL_S = 3600.0
 GAUGES_INTERVAL_S = 1.0
 BOOK_GAUGES_INTERVAL_S = 15.0
@@ -56,14 +69,22 @@ SENDER_SILENT_AFTER = timedelta(minutes=1)
 """Clients report every 10 seconds, with or without calls."""
 COMPLETE_SENDERS_KEPT = timedelta(days=1)
 SENDERS_KEPT = BACK_MAX
+SENDER_RANGES_KEPT = 1_000
+"""Of a sender; without losses it has one, and some while batches overtake each other."""
 """A call older than that would be rejected anyway."""
+RELOAD_INTERVAL_S = 1.0
+"""How often certificates, roles and token keys are looked at, whether they have changed."""
 HEALTH_INTERVAL_S = 1.0
+DATABASE_WAIT_S = 60.0
+"""For how long a worker waits at its start for a database that is away."""
+DATABASE_RETRY_INTERVAL_S = 0.5
 QUEUE_AGE_MAX_S = 5.0
 """A worker whose oldest call waits longer is not ready for more."""
 LOOP_STUCK_S = 30.0
 """A worker whose event loop has not turned for so long is not alive."""
+STATEMENT_S = 30.0
 CONNECTIONS = 12
-"""Connections for everything but recording, which has one for each committer."""
+"""Connections for everything but recording, which has one for each committer, and what the audit reads."""
 
 log = logging.getLogger(__name__)
 
@@ -109,17 +130,19 @@ class App:
             started: is told the gRPC port once it listens.
 
         Raises:
-            DatabaseUnavailableError: at start; later it is waited for.
+            DatabaseUnavailableError: it was away for a minute at the start; later it is waited for.
             BillingTimeZoneError: the database has another billing time zone.
+            BrokenFileError: a certificate or another file that says who may come in cannot be used.
             OSError: the address cannot be listened on.
             ExceptionGroup: a background task died, which none should.
 
         """
+        protection = self._settings.load_protection()
+        guard = guard_of(protection)
         async with AsyncExitStack() as stack:
             recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
             database = await self._connect(stack, "service", CONNECTIONS)
-            await database.check_session()
-            await self._install(database)
+            await _wait_for_database(lambda: self._prepare_database(database), stop)
             calls = CallStore(recording_db)
             accounts, bills, usage = AccountStore(database), BillStore(database), UsageStore(database)
             statuses = Statuses(accounts)
@@ -149,8 +172,10 @@ class App:
             runs = MonthlyRunStore(database)
             replica = f"{socket.gethostname()}:{os.getpid()}"
             monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, replica)
+            passes = AuditPassStore(database)
+            audit = await self._continuous_audit(stack, passes)
             sender_store = SenderStore(database)
-            senders = Senders(sender_store, self._clock)
+            senders = Senders(sender_store, self._clock, self._metrics)
             server = RpcServer(
                 MeteringServicer(recorder, usage, usage, closer, collector, statuses, feed, senders),
                 AccountServicer(
@@ -163,24 +188,37 @@ class App:
                     RunPreview(runs, bills, self._calendar, self._clock),
                     runs,
                 ),
-                Edge(self._metrics),
+                Edge(
+                    self._metrics,
+                    ActNotes(ActStore(database), guard.authenticate if guard else None, self._clock),
+                    guard,
+                ),
+                protection.certificate,
+                reflects=self._settings.reflection,
                 share_port=self._share_port,
             )
             gauges = GaugeStore(database)
 
-            await self._prepare_days(calls)
+            await _wait_for_database(lambda: self._prepare_days(calls), stop)
             async with asyncio.TaskGroup() as tasks:
                 committing = [tasks.create_task(batcher.run()) for batcher in (recorder.calls, recorder.rejects)]
                 periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
                     "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
-                    "monthly run": (MONTHLY_RUN_INTERVAL_S, lambda: self._run_month(monthly_run)),
+                    "monthly run": (
+                        MONTHLY_RUN_INTERVAL_S,
+                        lambda: self._going_on("monthly run", monthly_run.run_if_due),
+                    ),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
-                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges)),
+                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges, bills)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
+                    "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
                     "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
+                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_audit(passes)),
                 }
+                if self._settings.audit_interval_h:
+                    periodic["audit"] = AUDIT_INTERVAL_S, lambda: self._going_on("audit", audit.step_if_due)
                 background = [tasks.create_task(every(name, *each), name=name) for name, each in periodic.items()]
                 background.append(tasks.create_task(feed.run(), name="status feed"))
                 health = tasks.create_task(self._watch_health(database, recorder, server), name="health")
@@ -198,11 +236,26 @@ class App:
                     for task in background:
                         task.cancel()
 
-    async def _connect(self, stack: AsyncExitStack, name: str, connections: int) -> Database:
+    async def _connect(
+        self, stack: AsyncExitStack, name: str, connections: int, statement_s: float = STATEMENT_S
+    ) -> Database:
         pooler = self._settings.direct_database_url is not None
-        database = await Database.connect(self._database_url, name=name, connections=connections, pooler=pooler)
+        database = await Database.connect(
+            self._database_url, name=name, connections=connections, timeout_s=statement_s, pooler=pooler
+        )
         stack.push_async_callback(database.close)
         return database
+
+    async def _continuous_audit(self, stack: AsyncExitStack, passes: AuditPassStore) -> ContinuousAudit:
+        """Return the audit, with a connection of its own for what it reads."""
+        books = AuditStore(await self._connect(stack, "audit", 1, AUDIT_STATEMENT_S))
+        interval = timedelta(hours=self._settings.audit_interval_h)
+        auditor = Auditor(books, self._calendar, self._clock)
+        return ContinuousAudit(auditor, passes, self._clock, self._metrics, interval, self._settings.audit_share)
+
+    async def _prepare_database(self, database: Database) -> None:
+        await database.check_session()
+        await self._install(database)
 
     async def _install(self, database: Database) -> None:
         now = self._clock.now()
@@ -226,16 +279,23 @@ class App:
         while await calls.fold(FOLDED_DELTAS_MAX) == FOLDED_DELTAS_MAX:
             pass
 
-    async def _run_month(self, monthly_run: MonthlyRun) -> None:
-        """Do the monthly run if it is due. Recording does not stop for a bill that cannot be made."""
+    @staticmethod
+    async def _going_on(name: str, do: Callable[[], Awaitable[object]]) -> None:
+        """Do something that recording does not stop for, whatever goes wrong with it."""
         try:
-            await monthly_run.run_if_due()
+            await do()
         except (DatabaseUnavailableError, TransactionConflictError):
             raise
         except Exception:
-            log.exception(
-                "the monthly run failed, and is tried again in %.0f s; recording goes on", MONTHLY_RUN_INTERVAL_S
-            )
+            log.exception("the %s failed, and is tried again within a minute; recording goes on", name)
+
+    async def _reload(self, protection: Protection) -> None:
+        """Read again what has changed of the files that say who may come in."""
+        for each in protection.files:
+            each.look()
+            self._metrics.broken_files.labels(each.what).set(each.broken)
+        if protection.certificate:
+            self._metrics.certificate_expires.set(protection.certificate.value.expires_at.timestamp())
 
     async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses, load: LoopLoad) -> None:
         self._turned_at = time.monotonic()
@@ -251,17 +311,34 @@ class App:
         self._metrics.status_watchers.set(feed.watchers)
         self._metrics.statuses.set(len(statuses))
 
-    async def _gauge_books(self, gauges: GaugeStore) -> None:
-        books = await gauges.read()
+    async def _gauge_books(self, gauges: GaugeStore, bills: BillStore) -> None:
+        books = await gauges.read(self._clock.now())
         self._metrics.suspended_accounts.set(books.suspended_accounts)
         self._metrics.unfolded_deltas.set(books.unfolded_deltas)
         self._metrics.bills.labels("ISSUED").set(books.issued_bills)
         self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
-        month = books.last_closed_month
-        self._metrics.last_closed_month.set(month.year * 100 + month.month if month else 0)
+        self._metrics.last_closed_month.set(_number(books.last_closed_month))
+        self._metrics.unbilled_month.set(_number(books.unbilled_month))
+        self._metrics.close_seconds.set(books.close_seconds)
+        looked_at = left = 0
+        if books.unbilled_month:
+            close = await bills.month(books.unbilled_month)
+            looked_at, left = close.accounts_looked_at, close.accounts - close.accounts_looked_at
+        self._metrics.close_accounts.labels("LOOKED_AT").set(looked_at)
+        self._metrics.close_accounts.labels("LEFT").set(left)
+
+    async def _gauge_audit(self, passes: AuditPassStore) -> None:
+        last = await passes.last_finished()
+        if last is None or last.finished_at is None:
+            return
+        for kind in ASSURANCES:
+            self._metrics.audit_drift.labels(kind).set(last.found.differences[kind])
+        self._metrics.audit_finished.set(last.finished_at.timestamp())
+        self._metrics.audit_duration.set((last.finished_at - last.started_at).total_seconds())
 
     async def _gauge_senders(self, senders: SenderStore) -> None:
         now = self._clock.now()
+        await senders.forget_gaps(SENDER_RANGES_KEPT)
         await senders.forget(now - COMPLETE_SENDERS_KEPT, now - SENDERS_KEPT)
         found = {each.state: each for each in await senders.gauges(now - SENDER_SILENT_AFTER)}
         for state in ("LIVE", "SILENT", "CLOSED"):
@@ -289,6 +366,33 @@ class App:
             await asyncio.sleep(HEALTH_INTERVAL_S)
 
 
+async def _wait_for_database(do: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
+    """Do something at the start, once the database is there: a worker is also started while it is away.
+
+    Raises:
+        DatabaseUnavailableError: that took too long, or `stop` was set meanwhile.
+
+    """
+    end = time.monotonic() + DATABASE_WAIT_S
+    waiting = False
+    while True:
+        try:
+            await do()
+        except (DatabaseUnavailableError, TransactionConflictError) as error:
+            if stop.is_set() or time.monotonic() > end:
+                raise
+            log.log(logging.DEBUG if waiting else logging.WARNING, "waiting for the database: %s", error)
+            waiting = True
+            await asyncio.sleep(DATABASE_RETRY_INTERVAL_S)
+        else:
+            return
+
+
+def _number(month: Month | None) -> int:
+    """Return a month as gauges tell it: 202611; 0: none."""
+    return month.year * 100 + month.month if month else 0
+
+
 async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:
     """Do something again and again until cancelled; when the database is away, try again the next time."""
     failed = False
@@ -301,3 +405,12 @@ async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]
             log.log(logging.DEBUG if failed else logging.WARNING, "%s put off: %s", name, error)
             failed = True
         await asyncio.sleep(interval_s)
+
+
+def guard_of(protection: Protection) -> Guard | None:
+    """Return what lets requests through by who sends them; None: nobody is asked."""
+    if protection.roles:
+        return Guard(by_certificate(protection.roles))
+    if protection.tokens:
+        return Guard(by_token(protection.tokens))
+    return None

@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,49 @@ from rich.table import Table
 
 from faceid_metering import messages as pb
 from metering import embedded_postgres
-from metering.billing.audit import Audit
-from metering.billing.audit import audit as audit_books
-from metering.commands.common import DEFAULTS, ask, connected, failing_plainly, out, setting, target_setting
+from metering.billing.audit import ALL_ACCOUNTS, ALL_MONTHS, ASSURANCES, OF_A_MONTH, Auditor
+from metering.billing.months import BillingCalendar, parse_month
+from metering.clock import SystemClock
+from metering.commands.acts import show_acts
+from metering.commands.audit import show_audit
+from metering.commands.bill import bill
+from metering.commands.certs import certs
+from metering.commands.close_month import close_month
+from metering.commands.common import (
+    DEFAULTS,
+    Target,
+    ask,
+    connected,
+    credential_settings,
+    failing_plainly,
+    out,
+    print_table,
+    setting,
+    target_setting,
+)
+from metering.commands.evidence import export_calls, verify
 from metering.commands.monthly_run import run_month, runs
 from metering.commands.price_plans import price_plans
 from metering.commands.rejected import rejected
+from metering.commands.retention import FORMATS, Dropper, archive, archive_file
 from metering.demo import Demo, money_text, state_text, temporary_service
-from metering.errors import DatabaseUnavailableError
-from metering.logs import set_up_logging
-from metering.settings import Settings
+from metering.errors import DatabaseUnavailableError, account_not_found
+from metering.logs import secrets_in, set_up_logging
+from metering.model import AccountId, AccountRange, AuditSum, NotedAct
+from metering.settings import HOURS_MAX, Settings
+from metering.store.acts import ActStore
 from metering.store.audit import AuditStore
 from metering.store.database import Database
+from metering.store.digests import DigestStore
+from metering.store.installation import InstallationStore
 from metering.store.installation import migrate as migrate_database
+from metering.store.retention import RetentionStore
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
+FILE = click.Path(path_type=Path, dir_okay=False)
 DATABASE_WAIT_S = 60.0
 """For how long `serve` waits at its start for a database that cannot be reached yet."""
-DIFFERENCES_SHOWN = 20
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +88,7 @@ def database(database_url: str | None, data_dir: Path) -> Iterator[tuple[str, st
     if database_url:
         yield database_url, "PostgreSQL of METERING_DATABASE_URL"
         return
-    with embedded_postgres.start(data_dir) as embedded:
+    with embedded_postgres.start(data_dir) as embedded, embedded.kept_up():
         yield embedded.url, f"embedded PostgreSQL {embedded_postgres.MAJOR_VERSION} in {display(embedded.data_dir)}"
 
 
@@ -98,7 +123,30 @@ def main() -> None:
 )
 @setting("--workers", default=DEFAULTS.workers, type=click.IntRange(1, 256), help="Worker processes.")
 @setting("--billing-timezone", default=DEFAULTS.billing_timezone, help="Whose days and months are billed.")
-@setting("--insecure-listen", is_flag=True, default=False, help="Serve other machines without encryption.")
+@setting("--server-cert", type=FILE, help="TLS: the server's certificate (PEM), those above it included.")
+@setting("--server-key", type=FILE, help="TLS: its private key (PEM).")
+@setting("--client-ca", type=FILE, help="Mutual TLS: clients need a certificate of one of these authorities (PEM).")
+@setting("--roles-file", type=FILE, help="Mutual TLS: which identity in a certificate has which role (TOML).")
+@setting("--jwks-file", type=FILE, help="Bearer tokens, instead of mutual TLS: the issuer's public keys (JWKS).")
+@setting("--token-issuer", help="Bearer tokens: their issuer (iss).")
+@setting("--token-audience", default=DEFAULTS.token_audience, help="Bearer tokens: whom they are for (aud).")
+@setting(
+    "--insecure-listen",
+    is_flag=True,
+    default=False,
+    help="Serve other machines although nothing is encrypted, or nobody is asked who they are.",
+)
+@setting(
+    "--insecure-metrics-listen",
+    is_flag=True,
+    default=False,
+    help="Serve metrics and probes to other machines: unencrypted, to anybody.",
+)
+@setting(
+    "--reflection/--no-reflection",
+    default=DEFAULTS.reflection,
+    help="Tell callers with any role what can be called (for grpcurl).",
+)
 @setting(
     "--queue-wait-s",
     default=DEFAULTS.queue_wait_s,
@@ -130,16 +178,29 @@ def main() -> None:
     type=click.FloatRange(0),
     help="Seconds that requests under way are given to end when the service stops.",
 )
+@setting(
+    "--audit-interval-h",
+    default=DEFAULTS.audit_interval_h,
+    type=click.FloatRange(0, HOURS_MAX, max_open=True),
+    help="Hours from the beginning of one audit of all accounts to that of the next, at least. 0: none is made.",
+)
+@setting(
+    "--audit-share",
+    default=DEFAULTS.audit_share,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of the time, the share that auditing takes at the most, all replicas together.",
+)
 @failing_plainly
 def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
     """Serve until SIGTERM or Ctrl-C. Migrates the database first."""
-    set_up_logging("metering")
+    set_up_logging("metering", secrets_in(values["database_url"]))
     try:
         settings = Settings(**values)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if settings.direct_database_url and not settings.database_url:
         raise click.UsageError("--direct-database-url goes past a pooler: say with --database-url where that is")
+    protection = settings.load_protection()
     with database(settings.database_url, settings.data_dir) as (url, what):
         migrate_when_up(settings.direct_database_url or url)
 
@@ -149,9 +210,11 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
                 f"  gRPC      grpc://{grpc}\n"
                 f"  metrics   http://{http}/metrics   (and /livez, /readyz)\n"
                 f"  database  {what}\n"
-                f"  billing   months of {settings.billing_timezone}\n\n"
-                f"  Try, in a second shell: [bold].venv/bin/metering demo --target {grpc}[/bold]"
+                f"  billing   months of {settings.billing_timezone}\n"
+                f"  access    {protection}\n"
             )
+            if not protection.files:
+                out.print(f"  Try, in a second shell: [bold].venv/bin/metering demo --target {grpc}[/bold]")
             out.print("  Stop with Ctrl-C: calls under way are committed first.\n")
 
         serve_until_signal(settings, url, started)
@@ -159,7 +222,10 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
 
 
 def migrate_when_up(url: str) -> tuple[str | None, str]:
-    """Migrate; wait for some time for a database that cannot be reached yet. Raises DatabaseUnavailableError."""
+    """Migrate; wait for some time for a database that cannot be reached yet.
+
+    Raises DatabaseUnavailableError, DatabaseUrlError.
+    """
     end = time.monotonic() + DATABASE_WAIT_S
     while True:
         try:
@@ -184,40 +250,147 @@ def migrate(database_url: str | None, data_dir: Path) -> None:
 
 @main.command()
 @database_settings
+@click.option("--account", help="Audit this account only.")
+@click.option("--month", help="Audit only the bills of this month (such as 2026-11), and the calls on them.")
 @failing_plainly
-def audit(database_url: str | None, data_dir: Path) -> None:
-    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs."""
+def audit(database_url: str | None, data_dir: Path, account: str | None, month: str | None) -> None:
+    """Recompute the books from the raw calls and the ledger; exit code 3 if anything differs.
+
+    May run while the service does: it reads some accounts at a time, each part as it was at one moment.
+    """
+    months = (parse_month(month),) * 2 if month else ALL_MONTHS
     with database(database_url, data_dir) as (url, _):
-        found = asyncio.run(run_audit(url))
-    if not show_audit(found):
+        found = asyncio.run(run_audit(url, AccountId(account) if account else None, months))
+    if not found.clean:
         sys.exit(AUDIT_FAILED)
 
 
-async def run_audit(url: str) -> Audit:
-    """Audit the books in a database; raises DatabaseUnavailableError."""
+@main.command()
+@click.option("--last", default=50, show_default=True, type=click.IntRange(1), help="So many, the newest first.")
+@click.option("--account", help="Those about this account. [default: all]")
+@database_settings
+@failing_plainly
+def acts(last: int, account: str | None, database_url: str | None, data_dir: Path) -> None:
+    """List who did what: activations, prices, closes, deductions, payments, monthly runs by hand; newest first."""
+
+    async def read(url: str) -> list[NotedAct]:
+        books = await Database.connect(url, name="acts", connections=1)
+        try:
+            return await ActStore(books).last(AccountId(account) if account else None, last)
+        finally:
+            await books.close()
+
+    with database(database_url, data_dir) as (url, _):
+        show_acts(asyncio.run(read(url)))
+
+
+async def run_audit(url: str, account: AccountId | None = None, months: tuple[date, date] = ALL_MONTHS) -> AuditSum:
+    """Audit the books in a database, and print what is found.
+
+    Raises:
+        DatabaseUnavailableError: they cannot be read, or no service was ever started on them.
+        MeteringError: ACCOUNT_NOT_FOUND, there is nothing of that account, not even a call.
+
+    """
     books = await Database.connect(url, name="audit", connections=1, timeout_s=3600)
     try:
-        with out.status("auditing …") as status:
-            return await audit_books(AuditStore(books), lambda assurance: status.update(f"checking that {assurance} …"))
+        store = AuditStore(books)
+        calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
+        auditor = Auditor(store, calendar, SystemClock())
+        accounts = AccountRange.of(account) if account else ALL_ACCOUNTS
+        kinds = [kind for kind in ASSURANCES if months == ALL_MONTHS or kind in OF_A_MONTH]
+        found = await show_audit(auditor.audit(accounts, months), 1 if account else await store.accounts(), kinds)
     finally:
         await books.close()
+    if account and not found.accounts and found.clean:
+        raise account_not_found(account)
+    return found
 
 
-def show_audit(found: Audit) -> bool:
-    """Print what an audit found; return whether the books are clean."""
-    for assurance, differences in found.differences.items():
-        out.print(f"  [red]✗[/red] {assurance}" if differences else f"  [green]✓[/green] {assurance}")
-        for difference in differences[:DIFFERENCES_SHOWN]:
-            out.print(f"      {difference.account_id}: found {difference.found}; expected {difference.expected}")
-        if len(differences) > DIFFERENCES_SHOWN:
-            out.print(f"      … and {len(differences) - DIFFERENCES_SHOWN:,} more")
-    totals = found.totals
-    out.print(
-        f"  {totals['recorded']:,} recorded calls = {totals['billed']:,} billed + {totals['carried']:,} carried to a "
-        f"later month + {totals['open']:,} in open months + {totals['unrated']:,} closed without a price"
-    )
-    out.print("[green]the books are right[/green]" if found.clean else "[bold red]the books are NOT right[/bold red]")
-    return found.clean
+archive_option = click.option(
+    "--archive",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where archives are.",
+)
+
+
+@main.command()
+@click.argument("month")
+@archive_option
+@click.option("--format", "ending", default=FORMATS[0], show_default=True, type=click.Choice(FORMATS))
+@database_settings
+@failing_plainly
+def archive_calls(month: str, directory: Path, ending: str, database_url: str | None, data_dir: Path) -> None:
+    """Write the calls on all bills of MONTH (such as 2026-01), which is closed, to a file, and verify that."""
+
+    async def write(url: str) -> int:
+        async with books_of(url, "archive") as books:
+            return await archive(RetentionStore(books), parsed, file)
+
+    parsed = parse_month(month)
+    directory.mkdir(parents=True, exist_ok=True)
+    file = archive_file(directory, parsed, ending)
+    with database(database_url, data_dir) as (url, _):
+        calls = asyncio.run(write(url))
+    out.print(f"{file} has exactly the {calls:,} calls of the bills of {month}")
+
+
+@main.command()
+@click.option("--months", required=True, type=click.IntRange(1), help="Keep calls so long after their month's close.")
+@archive_option
+@click.option("--dry-run", is_flag=True, help="Only verify the archives, and tell what would be dropped.")
+@database_settings
+@failing_plainly
+def drop_calls(months: int, directory: Path, database_url: str | None, data_dir: Path, *, dry_run: bool) -> None:
+    """Drop the raw calls of months closed long ago, day by day, once the archive is proved to hold them.
+
+    Usage, bills and their digests stay. A day is kept, and it is told why, as long as a bill that its calls stand on is
+    not old enough, or is not in the archive exactly as it was issued. Exit code 3: there are such days. The service
+    never does this by itself. The user of the database's URL must own it.
+    """
+
+    async def drop(url: str) -> bool:
+        async with books_of(url, "drop calls", as_owner=True) as books:
+            calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
+            return await Dropper(RetentionStore(books), directory, calendar, SystemClock()).drop(
+                months, dry_run=dry_run
+            )
+
+    with database(database_url, data_dir) as (url, _):
+        done = asyncio.run(drop(url))
+    if not done:
+        sys.exit(AUDIT_FAILED)
+
+
+@main.command()
+@database_settings
+@failing_plainly
+def digest_bills(database_url: str | None, data_dir: Path) -> None:
+    """Give the bills their digests that were issued before there were digests. May be repeated."""
+
+    async def digest(url: str) -> int:
+        bills = 0
+        async with books_of(url, "digests") as books:
+            with out.status("digesting …") as status:
+                async for more in DigestStore(books).add_missing():
+                    bills += more
+                    status.update(f"{bills:,} bills …")
+        return bills
+
+    with database(database_url, data_dir) as (url, _):
+        out.print(f"{asyncio.run(digest(url)):,} bills had no digest")
+
+
+@asynccontextmanager
+async def books_of(url: str, name: str, *, as_owner: bool = False) -> AsyncIterator[Database]:
+    """Connect to a database that is migrated; raises DatabaseUnavailableError."""
+    books = await Database.connect(url, name=name, connections=2, as_owner=as_owner)
+    try:
+        yield books
+    finally:
+        await books.close()
 
 
 @main.command()
@@ -225,7 +398,7 @@ def show_audit(found: Audit) -> bool:
 @click.argument("month")
 @target_setting
 @failing_plainly
-def usage(account: str, month: str, target: str) -> None:
+def usage(account: str, month: str, target: Target) -> None:
     """Tell what ACCOUNT has used in MONTH (such as 2026-11), by api and day."""
     found = asyncio.run(ask(target, lambda metering: metering.get_monthly_usage(account, month), "asking …"))
     state = pb.MonthState.Name(found.state).removeprefix("MONTH_STATE_").lower()
@@ -237,7 +410,7 @@ def usage(account: str, month: str, target: str) -> None:
         table.add_row(api.api, "", f"{api.calls:,}", f"{api.charged_calls:,}")
         for day in api.days:
             table.add_row("", day.day, f"{day.calls:,}", "", style="dim")
-    out.print(table)
+    print_table(table)
     carried = f", {found.carried_calls:,} of them carried from earlier months" if found.carried_calls else ""
     charges = (
         money_text(found.charges) if found.HasField("charges") else f"no price for {', '.join(found.unrated_apis)}"
@@ -246,30 +419,11 @@ def usage(account: str, month: str, target: str) -> None:
 
 
 @main.command()
-@click.argument("month")
-@click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
-@target_setting
-@failing_plainly
-def close_month(month: str, target: str, dry_run: bool) -> None:  # noqa: FBT001 - a flag
-    """Seal MONTH (such as 2026-11) and issue its bills. May be repeated. The service does it by itself on day 1."""
-    waiting = f"{'looking at' if dry_run else 'closing'} {month} …"
-    closed = asyncio.run(ask(target, lambda metering: metering.close_month(month, dry_run=dry_run), waiting))
-    totals = ", ".join(map(money_text, closed.totals)) or "nothing to pay"
-    verb = "would have" if dry_run else "has"
-    out.print(f"{month} {verb} {closed.bills_issued:,} bills: {totals}")
-    if closed.already_closed:
-        out.print("it had been closed before")
-    if closed.unrated_accounts:
-        out.print(f"[yellow]no price for calls of: {', '.join(closed.unrated_accounts)}[/yellow]")
-        out.print("give these accounts a price plan, and close the month again")
-
-
-@main.command()
 @click.argument("account")
 @click.argument("month")
 @target_setting
 @failing_plainly
-def deduct(account: str, month: str, target: str) -> None:
+def deduct(account: str, month: str, target: Target) -> None:
     """Deduct what is outstanding of the bill of ACCOUNT for MONTH, as far as the balance goes. May be repeated."""
     answer = asyncio.run(ask(target, lambda metering: metering.deduct(account, month), "deducting …"))
     state = pb.BillState.Name(answer.bill.state).removeprefix("BILL_STATE_")
@@ -280,24 +434,25 @@ def deduct(account: str, month: str, target: str) -> None:
 
 @main.command()
 @click.option("--target", metavar="HOST:PORT", help="A running service. [default: a temporary one]")
+@credential_settings
 @click.option("--close-for-others", is_flag=True, help="Close the month even if other accounts have calls in it.")
 @setting("--database-url", help="With --target: the service's database, for the audit.")
 @failing_plainly
-def demo(target: str | None, close_for_others: bool, database_url: str | None) -> None:  # noqa: FBT001 - flags
+def demo(target: Target | None, close_for_others: bool, database_url: str | None) -> None:  # noqa: FBT001 - flags
     """Play the whole story: activate, price, record, usage, close, deduct, suspend, pay, reactivate, audit."""
 
     async def audit_here(url: str) -> bool:
-        return show_audit(await run_audit(url))
+        return (await run_audit(url)).clean
 
     async def play() -> bool:
         if target is None:
             out.print("starting a temporary service with a database of its own …")
             async with temporary_service() as (address, temporary):
                 with embedded_postgres.start(temporary) as postgres:
-                    return await play_at(address, lambda: audit_here(postgres.url))
+                    return await play_at(Target(address), lambda: audit_here(postgres.url))
         return await play_at(target, (lambda: audit_here(database_url)) if database_url else None)
 
-    async def play_at(address: str, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
+    async def play_at(address: Target, audit_books_there: Callable[[], Awaitable[bool]] | None) -> bool:
         async with connected(address) as metering:
             return await Demo(metering, out, audit_books_there).play(close_for_others=close_for_others)
 
@@ -306,5 +461,5 @@ def demo(target: str | None, close_for_others: bool, database_url: str | None) -
     out.print("\n[green]That is the whole story.[/green]")
 
 
-for command in (price_plans, rejected, run_month, runs):
+for command in (bill, certs, close_month, export_calls, price_plans, rejected, run_month, runs, verify):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """`metering demo`: the whole story of an account, against a running service or a temporary one."""
 
 import asyncio
+import os
 import random
 import re
 import subprocess
@@ -164,6 +165,8 @@ class Demo:
         self._step(f"Anybody may ask what {month} comes to")
         usage = await self._metering.get_monthly_usage(self._account_id, month)
         table = Table("api", "calls", "charged", box=None, header_style="dim", pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
         for api in usage.apis:
             table.add_row(api.api, f"{api.calls:,}", f"{api.charged_calls:,}")
         self._out.print(_indented(table))
@@ -179,13 +182,7 @@ class Demo:
         totals = ", ".join(map(money_text, closed.totals))
         self._say(f"{closed.bills_issued} bill(s), {totals}; closed once more: {again.bills_issued} bill(s), the same")
         bill = await self._metering.get_bill(self._account_id, month)
-        table = Table("api", "quantity", "unit price", "exact", "amount", box=None, header_style="dim", pad_edge=False)
-        for line in bill.lines:
-            for index, part in enumerate(line.parts):
-                last = index == len(line.parts) - 1
-                amounts = (line.exact_amount, str(to_decimal(line.amount))) if last else ("", "")
-                table.add_row(line.api if index == 0 else "", f"{part.quantity:,}", part.unit_price, *amounts)
-        self._out.print(_indented(table))
+        self._out.print(_indented(bill_table(bill)))
 
     async def _deduct_too_little(self, month: str) -> pb.ServiceStatus:
         self._step("The bill is deducted, and the balance is too small")
@@ -257,9 +254,32 @@ def state_text(status: pb.ServiceStatus) -> str:
     return pb.ServiceState.Name(status.state).removeprefix("SERVICE_STATE_")
 
 
-def _indented(table: Table) -> Padding:
-    for column in table.columns[1:]:
+def bill_table(bill: pb.Bill) -> Table:
+    """Return how a bill's lines came about: what each tier comes to exactly, their sum, and that sum rounded."""
+    table = Table("api", "month", "quantity", "tier", "unit price", "exact", "amount", box=None)
+    table.header_style, table.pad_edge = "dim", False
+    for column in table.columns[2:]:
         column.justify = "right"
+    for line in bill.lines:
+        name, amount = (line.api, line.occurred_month), f"{to_decimal(line.amount):,}"
+        for part in line.parts:
+            sums = (part.exact_amount, amount if len(line.parts) == 1 else "")
+            table.add_row(*name, f"{part.quantity:,}", _tier_text(part), part.unit_price, *sums)
+            name = ("", "")
+        if len(line.parts) != 1:
+            table.add_row(*name, f"{line.charged_calls:,}", "", "", line.exact_amount, amount)
+        if line.calls > line.charged_calls:
+            table.add_row("", "", f"{line.calls - line.charged_calls:,}", "", "not charged", style="dim")
+    return table
+
+
+def _tier_text(part: pb.BillLinePart) -> str:
+    if not part.tier_from:
+        return ""
+    return f"{part.tier_from:,} to {part.tier_up_to:,}" if part.tier_up_to else f"from {part.tier_from:,}"
+
+
+def _indented(table: Table) -> Padding:
     return Padding(table, (0, 0, 0, 3))
 
 
@@ -276,6 +296,7 @@ async def temporary_service() -> AsyncIterator[tuple[str, Path]]:
         flags = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", str(data_dir))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "metering", "serve", *flags),
+            env={name: value for name, value in os.environ.items() if not name.startswith("METERING_")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

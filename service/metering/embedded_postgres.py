@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ START_SECONDS_MAX = 900
 STOP_SECONDS_MAX = 300
 """Stopping writes out what is in shared_buffers."""
 TELL_EVERY_SECONDS = 5
+LOOK_EVERY_SECONDS = 0.5
+"""How soon it is noticed that PostgreSQL has died."""
 LOG_BYTES_MAX = 10 * 1024 * 1024
 SYSTEM_USER = "metering-postgres"
 """Who runs PostgreSQL when the service runs as root, which PostgreSQL refuses to run as."""
@@ -71,6 +74,27 @@ class EmbeddedPostgres:
                 log.info("PostgreSQL stays up: another process uses %s", self.data_dir)
             finally:
                 os.close(self._users_lock)
+
+    @contextmanager
+    def kept_up(self) -> "Iterator[None]":
+        """Starts PostgreSQL again whenever it has died, as long as the block takes."""
+        stopping = threading.Event()
+
+        def keep_up() -> None:
+            while not stopping.wait(LOOK_EVERY_SECONDS):
+                try:
+                    with _one_at_a_time(self.data_dir):
+                        self._server.start_again()
+                except (EmbeddedPostgresError, OSError) as error:  # the disk is full, say
+                    log.error("PostgreSQL cannot be started again, which is tried on: %s", error)  # noqa: TRY400
+
+        keeper = threading.Thread(target=keep_up, name="embedded PostgreSQL", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            keeper.join()
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +161,18 @@ class _Server:
                 self._process.wait()
             raise
         return self._process is not None
+
+    def start_again(self) -> None:
+        """Starts the server if it has died."""
+        if self._state() != "down":
+            return
+        if self._process is not None:
+            code = self._process.wait()
+            self._process = None
+            log.error("PostgreSQL ended with exit code %d; starting it again. Its log: %s", code, self._log_file)
+        else:
+            log.error("PostgreSQL is gone; starting it again. Its log: %s", self._log_file)
+        self.start()
 
     def stop(self) -> None:
         """Ends all sessions and shuts down; does nothing when the server is down."""

@@ -34,11 +34,15 @@ class Reason(StrEnum):
     MONTH_ALREADY_BILLED = "MONTH_ALREADY_BILLED"
     CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
     MONTHLY_RUN_UNDER_WAY = "MONTHLY_RUN_UNDER_WAY"
+    CALLS_DROPPED = "CALLS_DROPPED"
     QUEUE_FULL = "QUEUE_FULL"
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     INTERNAL = "INTERNAL"
     UNRECORDABLE = "UNRECORDABLE"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - no secret
+    PERMISSION_DENIED = "PERMISSION_DENIED"
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,13 @@ class DatabaseUnavailableError(MeteringError):
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(Reason.DATABASE_UNAVAILABLE, message, retry_after_s=retry_after_s)
+
+
+class DatabaseUrlError(MeteringError):
+    """The URL of the database is none, so waiting for it is no use."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.DATABASE_UNAVAILABLE, message)
 
 
 class DatabaseReadOnlyError(DatabaseUnavailableError):

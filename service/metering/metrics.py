@@ -1,5 +1,7 @@
 """What Prometheus scrapes."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -97,6 +99,23 @@ class Metrics:
         self.last_closed_month = self._gauge(
             "metering_last_closed_month", "The newest closed month, as the number 202611; 0: none.", registry
         )
+        self.unbilled_month = self._gauge(
+            "metering_unbilled_month",
+            "The newest month that is closed and not wholly billed, as the number 202611; 0: none.",
+            registry,
+        )
+        self.close_accounts = Gauge(
+            "metering_close_accounts",
+            "Of the unbilled month: accounts LOOKED_AT by its close, and LEFT.",
+            ("state",),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self.close_seconds = self._gauge(
+            "metering_close_seconds",
+            "From the seal of the newest closed month until it was billed, or until now.",
+            registry,
+        )
         self.status_feed_age = Gauge(
             "metering_status_feed_age_seconds",
             "How old a service status may be that is answered from memory.",
@@ -124,6 +143,37 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
+        self.audited_accounts = Counter(
+            "metering_audited_accounts_total", "Accounts whose books were recomputed.", registry=registry
+        )
+        self.audit_differences = Counter(
+            "metering_audit_differences_total",
+            "Differences that the audit found, by kind, counted when they are found, in each pass anew.",
+            ("kind",),
+            registry=registry,
+        )
+        self.audit_drift = Gauge(
+            "metering_audit_drift",
+            "Differences that the last finished pass of the audit found, by kind.",
+            ("kind",),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self.audit_finished = self._gauge(
+            "metering_audit_finished_timestamp_seconds",
+            "When the last finished pass of the audit ended; 0: none has.",
+            registry,
+        )
+        self.audit_duration = self._gauge(
+            "metering_audit_duration_seconds",
+            "How long the last finished pass of the audit took, with its pauses.",
+            registry,
+        )
+        self.sender_news_dropped = Counter(
+            "metering_sender_news_dropped_total",
+            "Requests whose numbers were not noted, because too many wait to be written: their calls show as missing.",
+            registry=registry,
+        )
         self.ready = Gauge(
             "metering_ready", "1 while the service is ready for calls.", multiprocess_mode="livemin", registry=registry
         )
@@ -141,6 +191,19 @@ class Metrics:
         )
         self.workers = Gauge(
             "metering_workers", "Worker processes that run.", multiprocess_mode="livesum", registry=registry
+        )
+        self.broken_files = Gauge(
+            "metering_broken_files",
+            "1 while a file has changed to something that cannot be used, and what it said before stays in force.",
+            ("file",),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.certificate_expires = Gauge(
+            "metering_certificate_expires_timestamp_seconds",
+            "When the server's certificate, or one of those above it, expires; 0: there is none.",
+            multiprocess_mode="livemin",
+            registry=registry,
         )
         self.calls = BatcherMetrics(self, "calls")
         self.rejects = BatcherMetrics(self, "rejected_calls")
@@ -162,6 +225,12 @@ class Metrics:
     def rejected(self, reason: str, calls: int) -> None:
         """Calls were rejected."""
         self.calls_rejected.labels(reason).inc(calls)
+
+    def audited(self, accounts: int, kinds: Iterable[str]) -> None:
+        """Accounts were audited, and differences of these kinds were found."""
+        self.audited_accounts.inc(accounts)
+        for kind in kinds:
+            self.audit_differences.labels(kind).inc()
 
     def dropped(self, calls: int) -> None:
         """Rejected calls were not kept, for there are too many."""

@@ -1,13 +1,18 @@
 """What the service talks about. Plain values; no rules, no SQL, no protobuf."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Generic, NamedTuple, NewType, TypeVar
 from uuid import UUID
 
 T = TypeVar("T")
+
+EXACT = Context(prec=60)
+"""Enough digits for 10^18 calls at 9 decimals and any sum of such amounts: nothing is lost."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -238,7 +243,10 @@ class PricePlan:
 
     def price_of(self, api: str) -> ApiPrice | None:
         """Return the price of `api`, None if the plan has none."""
-        return next((price for price in self.prices if price.api == api), None)
+        for price in self.prices:
+            if price.api == api:
+                return price
+        return None
 
 
 class Usage(NamedTuple):
@@ -263,10 +271,19 @@ class MonthUsage(NamedTuple):
 
 
 class BillLinePart(NamedTuple):
-    """Calls of a line that have the same price."""
+    """Calls of a line that fall in the same tier."""
 
     quantity: int
     unit_price: Decimal
+    tier_from: int
+    """The first charged call of a month that falls in the tier, counted from 1; 0: it was not kept."""
+    tier_up_to: int | None
+    """The last one; None: no upper end."""
+
+    @property
+    def exact_amount(self) -> Decimal:
+        """What they cost together, not rounded."""
+        return EXACT.multiply(Decimal(self.quantity), self.unit_price)
 
 
 class BillLine(NamedTuple):
@@ -306,6 +323,8 @@ class Bill:
     issued_at: datetime
     due_date: date
     lines: tuple[BillLine, ...] = field(default=())
+    calls_digest: bytes | None = None
+    """The SHA-256 of its calls; None: it was issued before there were digests."""
 
     @property
     def outstanding(self) -> Decimal:
@@ -372,6 +391,21 @@ class ClosedMonth:
     already_closed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class MonthProgress:
+    """What has become of a month."""
+
+    closed_at: datetime | None
+    """None: it is open."""
+    billed_at: datetime | None
+    """When every account with usage had its bill; None: not yet."""
+    bills_issued: int
+    accounts: int
+    """All, with and without usage."""
+    accounts_looked_at: int
+    """Those up to the last one with a bill; the close goes through them in the order of their ids."""
+
+
 class RunFailure(NamedTuple):
     """What a monthly run could not do."""
 
@@ -410,6 +444,104 @@ class MonthlyRunRecord:
     """The first of them."""
 
 
+class AuditKind(StrEnum):
+    """What the audit makes sure of."""
+
+    CALLS = "CALLS"
+    USAGE = "USAGE"
+    PLACES = "PLACES"
+    BILL_CALLS = "BILL_CALLS"
+    BILL_MONTHS = "BILL_MONTHS"
+    ISSUED_BILLS = "ISSUED_BILLS"
+    DIGESTS = "DIGESTS"
+    LINES = "LINES"
+    RATING = "RATING"
+    BILLS = "BILLS"
+    ENTRIES = "ENTRIES"
+    BALANCES = "BALANCES"
+    STATES = "STATES"
+    PRICES = "PRICES"
+    REJECTED_CALLS = "REJECTED_CALLS"
+
+
+class Difference(NamedTuple):
+    """Something on the books that is not as it should be."""
+
+    account_id: AccountId
+    kind: AuditKind
+    found: str
+    """How it is."""
+    expected: str
+    """How it should be."""
+
+
+class AccountRange(NamedTuple):
+    """Accounts one after the other. Those that have rows, but were never activated, are among them."""
+
+    first: AccountId = AccountId("")
+    """From this one on."""
+    end: AccountId = AccountId("\U0010ffff")
+    """To before this one; what stands here comes after all ids."""
+
+    @classmethod
+    def of(cls, account_id: AccountId) -> "AccountRange":
+        """Return the range of one account."""
+        return cls(account_id, AccountId(account_id + "\x01"))
+
+
+class RecordedCalls(NamedTuple):
+    """How many calls of an account are recorded."""
+
+    calls: int
+    dropped: int
+    """Those of them whose raw calls were archived and dropped: only their counts are left."""
+
+
+class AuditScope(NamedTuple):
+    """What is read of the books in one part of an audit, and by which rules."""
+
+    accounts: AccountRange
+    accounts_max: int
+    """So many of them, the first ones."""
+    months: tuple[date, date]
+    """The first and the last month whose bills are looked at, and the calls on them."""
+    today: date
+    """The day it is in the billing time zone."""
+    start_of: Callable[[date], datetime]
+    """Tells when a day begins in the billing time zone."""
+    minor_units: Mapping[str, int]
+    """The decimals of each currency."""
+
+
+@dataclass(slots=True)
+class AuditSum:
+    """What an audit has come to so far."""
+
+    accounts: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    """How many are recorded, those of them that were dropped, and where they are: billed, carried, open, unrated."""
+    differences: Counter[str] = field(default_factory=Counter)
+    """How many were found, by kind."""
+
+    @property
+    def clean(self) -> bool:
+        """Nothing differs."""
+        return not self.differences.total()
+
+
+@dataclass(slots=True)
+class AuditPass:
+    """An audit of all accounts, in steps; it grows while it goes on."""
+
+    pass_id: int
+    started_at: datetime
+    resume_at: datetime
+    """No replica goes on before that."""
+    finished_at: datetime | None = None
+    next_account: AccountId = AccountId("")
+    found: AuditSum = field(default_factory=AuditSum)
+
+
 @dataclass(frozen=True, slots=True)
 class SettlingAccount:
     """An account, and what deducting its bills has to look at."""
@@ -442,3 +574,28 @@ class SenderState(NamedTuple):
     seen_at: datetime
     closed: bool
     """It said goodbye."""
+
+
+class Act(NamedTuple):
+    """Something that changes by somebody's decision."""
+
+    begun_at: datetime
+    caller: str
+    role: str
+    peer: str
+    """Where the request came from, as gRPC writes it."""
+    method: str
+    account_id: AccountId | None
+    """None: it is not about one account."""
+    request: str
+    """A JSON document."""
+
+
+class NotedAct(NamedTuple):
+    """An act, and how it ended."""
+
+    act_id: int
+    act: Act
+    ended_at: datetime | None
+    outcome: str | None
+    """OK, or the reason in the error. None: it is not known, or the act is under way."""

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from metering.app import LOOP_STUCK_S, App
-from metering.logs import set_up_logging
+from metering.logs import secrets_in, set_up_logging
 from metering.metrics import Metrics
 from metering.operations_http import OperationsHttp
 from metering.settings import Settings, split_address
@@ -245,7 +245,7 @@ def _reserve(listen: str) -> socket.socket:
 
 def _work(settings: Settings, database_url: str, parent: Connection) -> None:
     """Be a worker process."""
-    set_up_logging(f"worker {os.getpid()}")
+    set_up_logging(f"worker {os.getpid()}", secrets_in(database_url))
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     metrics = Metrics(CollectorRegistry())
     app = App(settings, database_url, metrics, share_port=True)

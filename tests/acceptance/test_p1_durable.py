@@ -13,7 +13,7 @@ from faceid.metering.v1 import resources_pb2 as pb
 from metering import embedded_postgres
 from tests.conftest import ServiceProcesses
 from tests.support.audit import assert_books_are_right
-from tests.support.postgres import kill_server
+from tests.support.postgres import is_down, kill_server
 from tests.support.processes import ServiceProcess
 from tests.support.service import Stubs
 
@@ -153,6 +153,25 @@ async def test_killing_postgresql_under_load_loses_no_acknowledged_call_and_the_
             assert sorted(await recorded_ids(restarted.url)) == sorted(load.sent)
             await assert_books_are_right(restarted.url)
             assert await service.terminate() == 0
+
+
+async def test_the_embedded_postgresql_of_a_service_is_started_again_when_it_is_killed(own_data_dir: Path) -> None:
+    async with ServiceProcess(None, "--data-dir", str(own_data_dir)) as service:
+        await service.activate("acme")
+        load = Load("acme")
+        for _ in range(2):
+            loading = asyncio.create_task(load.run(service))
+            await load.until_acknowledged(len(load.acknowledged) + 300)
+            kill_server(own_data_dir)
+            await loading
+            await service.until_ready()
+        await load.deliver_again(service)
+        with embedded_postgres.start(own_data_dir) as postgres:
+            assert not postgres.started_by_us
+            assert sorted(await recorded_ids(postgres.url)) == sorted(load.sent)
+            await assert_books_are_right(postgres.url)
+        assert await service.terminate() == 0
+    assert is_down(own_data_dir)
 
 
 async def test_stopping_the_service_commits_what_is_under_way(processes: ServiceProcesses) -> None:

@@ -65,7 +65,26 @@ async def test_a_late_call_goes_on_the_next_open_months_bill_as_a_line_of_its_ow
     assert [(line.occurred_month, line.calls) for line in lines] == [("2026-10", 201), ("2026-11", 1)]
     assert len(await service.list_calls("acme", "2026-11")) == 202
     found = await assert_books_are_right(service.database_url)
-    assert (found.totals["billed"], found.totals["carried"]) == (101, 201)
+    assert (found.calls["billed"], found.calls["carried"]) == (101, 201)
+
+
+async def test_late_calls_of_other_result_codes_than_the_months_own_give_each_account_one_bill(
+    service: Service, clock: FakeClock
+) -> None:
+    account_ids = ["acme", "bolt"]
+    october = datetime(2026, 10, 15, tzinfo=UTC)
+    for account_id in account_ids:
+        await service.activate(account_id)
+        await service.record(service.call(account_id, at=october, result_code="E.1"))
+    await service.close_month("2026-10")
+    for account_id in account_ids:
+        await service.record(service.call(account_id, at=october))
+
+    clock.time = datetime(2026, 12, 1, tzinfo=UTC)
+    assert (await service.close_month("2026-11")).bills_issued == 2
+    for account_id in account_ids:
+        assert [line.calls for line in (await service.bill(account_id, "2026-11")).lines] == [1]
+    await assert_books_are_right(service.database_url)
 
 
 async def test_usage_of_a_closed_month_equals_its_bill_even_when_the_price_plan_changes(service: Service) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,6 +14,7 @@ from faceid.metering.v1 import resources_pb2 as pb
 from tests.support.audit import assert_books_are_right
 from tests.support.proxy import TcpProxy
 from tests.support.service import FakeClock, Service, reason_of, retry_after_s
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import asyncpg
@@ -135,6 +136,19 @@ async def test_readiness_follows_the_database_and_liveness_does_not(database_url
             await proxy.accept()
             while service.app.not_ready():
                 await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_is_started_while_the_database_is_away_waits_for_it(
+    database_url: str, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with TcpProxy.to_postgres(database_url) as proxy, AsyncExitStack() as stack:
+        await proxy.refuse()
+        starting = asyncio.create_task(stack.enter_async_context(Service(proxy.url, clock)))
+        await until(lambda: starting.done() or "waiting for the database" in caplog.text)
+        await proxy.accept()
+        service = await starting
+        await service.activate("acme")
+        assert not (await service.record(service.call("acme"))).duplicate
 
 
 async def test_a_full_queue_is_resource_exhausted_and_recovers(database_url: str, clock: FakeClock) -> None:

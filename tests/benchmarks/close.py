@@ -33,20 +33,21 @@ _CLOSE_SECONDS_MAX = 1_800
 
 _SEED_PLAN = """
     INSERT INTO price_plans (price_plan_id, version, currency, prices, created_at)
-    VALUES ('bench', 1, 'CNY', $1::jsonb, now())
+    VALUES ('bench-close', 1, 'CNY', $1::jsonb, now())
 """
 _SEED_ACCOUNTS = """
     INSERT INTO accounts (account_id, currency, activated_at)
-    SELECT 'bench-' || to_char(n, 'FM0000000'), 'CNY', now() FROM generate_series(0, $1::integer - 1) AS n
+    SELECT 'close-' || to_char(n, 'FM0000000'), 'CNY', now() FROM generate_series(0, $1::integer - 1) AS n
 """
 _SEED_ASSIGNMENTS = """
     INSERT INTO price_plan_assignments (account_id, from_month, price_plan_id)
-    SELECT account_id, '0001-01-01', 'bench' FROM accounts
+    SELECT account_id, '0001-01-01', 'bench-close' FROM accounts WHERE account_id LIKE 'close-%'
 """
 _SEED_USAGE = """
     INSERT INTO usage_daily (account_id, billing_month, occurred_on, api, result_code, calls)
     SELECT account_id, $1::date, $1::date + day, api, '', $4
     FROM accounts, generate_series(0, $2::integer - 1) AS day, unnest($3::text[]) AS api
+    WHERE account_id LIKE 'close-%'
 """
 
 
@@ -87,7 +88,9 @@ def main(sizes: tuple[int, ...], days: int) -> None:
 
 def _measure(database_url: str, accounts: int, days: int) -> CloseResult:
     month = (datetime.now(UTC).date().replace(day=1) - timedelta(days=15)).replace(day=1)
-    asyncio.run(_seed(database_url, month, accounts, days))
+    asyncio.run(migrate(database_url))
+    asyncio.run(seed(database_url, accounts))
+    asyncio.run(seed_month(database_url, month, days))
     plan = ClosePlan(database_url, _TIME_ZONE, month.isoformat())
     result = ask("tests.benchmarks.closing", plan, CloseResult, _CLOSE_SECONDS_MAX)
     expected = f"{accounts * len(_APIS) * days * _CALLS * _PRICE} CNY"
@@ -96,19 +99,31 @@ def _measure(database_url: str, accounts: int, days: int) -> CloseResult:
     return result
 
 
-async def _seed(database_url: str, month: date, accounts: int, days: int) -> None:
-    """Put accounts, their price and their usage into the tables, as the owner."""
-    await migrate(database_url)
+async def seed(database_url: str, accounts: int) -> None:
+    """Put accounts and their price into the tables, as the owner; they are migrated, and may hold the price."""
     price = {"model": "PER_CALL", "free_calls": 0, "uncharged_result_codes": []}
     tiers = [{"up_to": None, "unit_price": str(_PRICE)}]
+    await _execute(
+        database_url,
+        (_SEED_PLAN, json.dumps([{"api": api, "tiers": tiers, **price} for api in _APIS])),
+        (_SEED_ACCOUNTS, accounts),
+        (_SEED_ASSIGNMENTS,),
+        ("VACUUM (ANALYZE) accounts, price_plan_assignments",),
+    )
+
+
+async def seed_month(database_url: str, month: date, days: int = 1) -> None:
+    """Put usage of all seeded accounts in a month into the tables."""
+    await _execute(
+        database_url, (_SEED_USAGE, month, days, _APIS, _CALLS), ("VACUUM (ANALYZE) usage_daily",), ("CHECKPOINT",)
+    )
+
+
+async def _execute(database_url: str, *statements: tuple[object, ...]) -> None:
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute(_SEED_PLAN, json.dumps([{"api": api, "tiers": tiers, **price} for api in _APIS]))
-        await connection.execute(_SEED_ACCOUNTS, accounts)
-        await connection.execute(_SEED_ASSIGNMENTS)
-        await connection.execute(_SEED_USAGE, month, days, _APIS, _CALLS)
-        for statement in ("VACUUM (ANALYZE) accounts, price_plan_assignments, usage_daily", "CHECKPOINT"):
-            await connection.execute(statement)
+        for statement, *arguments in statements:
+            await connection.execute(str(statement), *arguments)
     finally:
         await connection.close()
 

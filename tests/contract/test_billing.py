@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -28,16 +28,21 @@ async def record(metering: Stubs, account_id: str, api: str, calls: int, result_
 @pytest.mark.parametrize(
     ("api", "calls", "charges", "parts"),
     [
-        ("DetectAuth", 1, "0.01", [(1, "0.0125")]),
-        ("DetectAuth", 6, "0.08", [(6, "0.0125")]),
-        ("CompareFace", 100, "0", [(100, "0")]),
-        ("CompareFace", 1003, "18", [(100, "0"), (900, "0.02"), (3, "0.000000001")]),
-        ("LivenessCheck", 10, "5", [(10, "0.5")]),
-        ("LivenessCheck", 11, "3.67", [(11, "0.333333333")]),
+        ("DetectAuth", 1, "0.01", [(1, "0.0125", 1, 0, "0.0125")]),
+        ("DetectAuth", 6, "0.08", [(6, "0.0125", 1, 0, "0.075")]),
+        ("CompareFace", 100, "0", [(100, "0", 1, 100, "0")]),
+        (
+            "CompareFace",
+            1003,
+            "18",
+            [(100, "0", 1, 100, "0"), (900, "0.02", 1, 1000, "18"), (3, "0.000000001", 1001, 0, "0.000000003")],
+        ),
+        ("LivenessCheck", 10, "5", [(10, "0.5", 1, 10, "5")]),
+        ("LivenessCheck", 11, "3.67", [(11, "0.333333333", 11, 0, "3.666666663")]),
     ],
 )
 async def test_calls_are_rated_by_the_plan(
-    metering: Stubs, api: str, calls: int, charges: str, parts: list[tuple[int, str]]
+    metering: Stubs, api: str, calls: int, charges: str, parts: list[tuple[int, str, int, int, str]]
 ) -> None:
     await metering.activate("acme")
     await record(metering, "acme", api, calls)
@@ -48,7 +53,10 @@ async def test_calls_are_rated_by_the_plan(
     usage = await metering.usage("acme", "2026-10")
 
     assert amount(estimate.charges) == amount(usage.charges) == amount(bill.total) == Decimal(charges)
-    assert [(part.quantity, part.unit_price) for part in bill.lines[0].parts] == parts
+    assert [
+        (part.quantity, part.unit_price, part.tier_from, part.tier_up_to, part.exact_amount)
+        for part in bill.lines[0].parts
+    ] == parts
     assert (closed.bills_issued, closed.already_closed) == (1, False)
     assert (estimate.state, usage.state) == (pb.MONTH_STATE_OPEN, pb.MONTH_STATE_CLOSED)
     assert [(day.day, day.calls) for day in usage.apis[0].days] == [("2026-10-12", calls)]
@@ -101,6 +109,35 @@ async def test_an_api_without_a_price_is_told_and_billed_once_it_has_one(meterin
     assert stored.version == 2
     assert (again.bills_issued, list(again.unrated_accounts), again.already_closed) == (1, [], True)
     assert [amount(total) for total in again.totals] == [Decimal(2)]
+
+
+async def test_a_month_tells_how_far_its_close_has_come(metering: Stubs, clock: FakeClock) -> None:
+    for account_id in ("acme", "idle", "unpriced"):
+        await metering.activate(account_id)
+    await record(metering, "acme", "LivenessCheck", 2)
+    await record(metering, "unpriced", "Unpriced", 1)
+    month = accounts_pb.GetMonthRequest(month="2026-10")
+
+    still_open = await metering.accounts.GetMonth(month)
+    await metering.close_month("2026-10")
+    closed = await metering.accounts.GetMonth(month)
+    sealed_at = clock.now()
+    plan = standard_plan()
+    plan.prices.add(api="Unpriced", per_call=pb.PerCallPrice(unit_price="1"))
+    await metering.put_plan(plan)
+    clock.advance(timedelta(hours=1))
+    await metering.close_month("2026-10")
+    billed = await metering.accounts.GetMonth(month)
+
+    assert still_open == accounts_pb.GetMonthResponse(state=pb.MONTH_STATE_OPEN, accounts=3)
+    assert (closed.state, closed.bills_issued) == (pb.MONTH_STATE_CLOSED, 1)
+    assert (closed.closed_at.ToDatetime(UTC), closed.HasField("billed_at")) == (sealed_at, False)
+    assert (closed.accounts_looked_at, closed.accounts) == (1, 3)
+    assert (billed.closed_at, billed.billed_at.ToDatetime(UTC)) == (closed.closed_at, clock.now())
+    assert (billed.bills_issued, billed.accounts_looked_at, billed.accounts) == (2, 3, 3)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await metering.accounts.GetMonth(accounts_pb.GetMonthRequest(month="2026-13"))
+    assert (reason_of(refused.value), list(fields_of(refused.value))) == ("INVALID_FIELD", ["month"])
 
 
 async def test_a_dry_run_changes_nothing(metering: Stubs) -> None:
@@ -230,6 +267,22 @@ async def test_a_plan_repeated_is_no_new_version_and_versions_are_kept(metering:
 
     assert [plan.version for plan in (first, second, repeated)] == [1, 2, 2]
     assert (await metering.accounts.GetPricePlan(request)).price_plan == first
+
+
+async def test_a_price_plan_is_told_of_an_account_that_has_it(metering: Stubs) -> None:
+    await metering.activate("acme")
+    await metering.put_plan(pb.PricePlan(price_plan_id="others", currency="CNY", prices=standard_plan().prices))
+    request = accounts_pb.GetPricePlanRequest(price_plan_id=PLAN, account_id="acme")
+    assert (await metering.accounts.GetPricePlan(request)).price_plan.price_plan_id == PLAN
+    for account_id, plan, reason in (
+        ("acme", "others", "PRICE_PLAN_NOT_FOUND"),
+        ("acme", "none", "PRICE_PLAN_NOT_FOUND"),
+        ("nobody", PLAN, "ACCOUNT_NOT_FOUND"),
+    ):
+        request = accounts_pb.GetPricePlanRequest(price_plan_id=plan, account_id=account_id)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await metering.accounts.GetPricePlan(request)
+        assert reason_of(error.value) == reason
 
 
 async def test_a_plan_holds_from_its_month_on(metering: Stubs) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from faceid.metering.v1 import account_service_pb2 as accounts_pb
 from faceid.metering.v1 import metering_service_pb2 as metering_pb
@@ -199,3 +201,53 @@ async def test_a_page_token_that_is_not_ours_is_refused(service: Service) -> Non
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await ask
         assert (error.value.code(), fields_of(error.value)) == (INVALID, ["page_token"])
+
+
+@pytest.mark.parametrize("data", [b"\x0a\x04\xff\xfe\xc0\x80", b"\x0a\xff\xff\xff\xff\x0f", b"\x0b" * 5_000])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "faceid.metering.v1.MeteringService/RecordCall",
+        "faceid.metering.v1.MeteringService/ListCalls",
+        "faceid.metering.v1.AccountService/GetBill",
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_a_request_that_is_no_message_is_refused(service: Service, method: str, data: bytes) -> None:
+    channel: Any = service.channel  # bytes go over it as they are
+    if method.endswith("ServerReflectionInfo"):
+        asking = anext(aiter(channel.stream_stream(f"/{method}")(iter([data]))))
+    elif method.endswith(("ListCalls", "Watch")):
+        asking = anext(aiter(channel.unary_stream(f"/{method}")(data)))
+    else:
+        asking = channel.unary_unary(f"/{method}")(data)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await asking
+    assert (error.value.code(), reason_of(error.value)) == (INVALID, "INVALID_FIELD")
+    assert fields_of(error.value) == ["request"]
+
+
+async def test_health_can_be_watched(service: Service) -> None:
+    health = health_pb2_grpc.HealthStub(service.channel)
+    async for answer in health.Watch(health_pb2.HealthCheckRequest()):
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            break
+    async for answer in health.Watch(health_pb2.HealthCheckRequest(service="nobody")):
+        assert answer.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        break
+
+
+async def test_health_of_an_unknown_service_is_not_found(service: Service) -> None:
+    health = health_pb2_grpc.HealthStub(service.channel)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await health.Check(health_pb2.HealthCheckRequest(service="nobody"))
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_method_that_is_not_served_says_so(service: Service) -> None:
+    channel: Any = service.channel
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await channel.unary_unary("/grpc.health.v1.Health/List")(b"")
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED

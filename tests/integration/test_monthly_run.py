@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,9 @@ import pytest
 from faceid.metering.v1 import account_service_pb2 as accounts_pb
 from faceid.metering.v1 import resources_pb2 as pb
 from metering import app
+from metering.billing.months import format_month, parse_month
+from metering.store.database import Database
+from metering.store.monthly_runs import MonthlyRunStore
 from tests.support.audit import assert_books_are_right
 from tests.support.locks import held, until_waiting
 from tests.support.service import FakeClock, Service, amount, fields_of, reason_of
@@ -220,3 +223,27 @@ async def test_a_run_that_is_cancelled_lets_the_next_one_begin(
 
     await eventually(again)
     await assert_books_are_right(service.database_url)
+
+
+async def test_months_to_close_are_open_ones_with_usage_and_closed_ones_that_are_not_billed(
+    database_url: str, clock: FakeClock, db: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    async with Service(database_url, clock):
+        pass  # migrates
+    for month, table in (("2026-07", "daily"), ("2026-09", "deltas"), ("2026-10", "daily"), ("2026-11", "daily")):
+        await db.execute(
+            f"INSERT INTO usage_{table} (account_id, billing_month, occurred_on, api, result_code, calls)"
+            f" VALUES ('acme', '{month}-01', '2026-07-01', 'DetectAuth', '', 1)"
+        )
+    for month, billed in (("2025-01", False), ("2026-06", False), ("2026-07", True), ("2026-08", True)):
+        await db.execute(
+            "INSERT INTO months (month, closed_at, billed_at) VALUES ($1, now(), CASE WHEN $2 THEN now() END)",
+            date.fromisoformat(f"{month}-01"),
+            billed,
+        )
+    database = await Database.connect(database_url, name="test", connections=1)
+    try:
+        found = await MonthlyRunStore(database).months_to_close(parse_month("2026-11"), parse_month("2025-10"))
+    finally:
+        await database.close()
+    assert list(map(format_month, found)) == ["2026-06", "2026-09", "2026-10"]

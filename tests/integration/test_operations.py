@@ -50,6 +50,12 @@ async def test_health_and_reflection_are_served(service: Service) -> None:
         for name in ("", *SERVICES):
             while (await health.Check(health_pb2.HealthCheckRequest(service=name))).status != serving:
                 await asyncio.sleep(0.01)
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == serving
+    watch.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await health.Check(health_pb2.HealthCheckRequest(service="nonsense"))
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
     reflection = reflection_pb2_grpc.ServerReflectionStub(service.channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     async for response in reflection.ServerReflectionInfo(iter([request])):

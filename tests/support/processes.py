@@ -7,6 +7,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,11 +20,12 @@ STOP_S = 30.0
 
 
 class ServiceProcess(Stubs):
-    """A `metering serve` process on loopback, on a port of its own."""
+    """A `metering serve` process on loopback, on a port of its own; `program` is what to run in place of `metering`."""
 
-    def __init__(self, database_url: str | None, *flags: str) -> None:
+    def __init__(self, database_url: str | None, *flags: str, program: Sequence[str] = ("metering",)) -> None:
         self._database = ("--database-url", database_url) if database_url else ()
         self._flags = flags
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self.output: list[str] = []
 
@@ -31,7 +33,7 @@ class ServiceProcess(Stubs):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("METERING_")}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "metering", "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
+            *("-m", *self._program, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
             *self._database,
             *self._flags,
             stdout=asyncio.subprocess.PIPE,
@@ -39,15 +41,19 @@ class ServiceProcess(Stubs):
             env=environment | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
-        async with asyncio.timeout(START_S):
-            self.target = await self._wait_for(r"grpc://(\S+)")
-            self.http = await self._wait_for(r"(http://\S+)/metrics")
+        try:
+            async with asyncio.timeout(START_S):
+                self.target = await self._wait_for(r"grpc://(\S+)")
+                self.http = await self._wait_for(r"(http://\S+)/metrics")
+        except BaseException:
+            await self.kill()
+            raise
         self._reader = asyncio.create_task(self._read_on())
         Stubs.__init__(self, grpc.aio.insecure_channel(self.target))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind not in {None, asyncio.CancelledError}:
             sys.stdout.write("".join(["what the service said:\n", *self.output[-300:]]))
         await self.channel.close()
         if self.process.returncode is None:
@@ -73,11 +79,12 @@ class ServiceProcess(Stubs):
         """Read what it says, so that it is never kept waiting."""
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
-            self.output.append(line.decode())
+            self.output.append(line.decode(errors="backslashreplace"))
 
     async def kill(self) -> None:
         """SIGKILL it, and wait until it is gone."""
-        self.process.send_signal(signal.SIGKILL)
+        if self.process.returncode is None:
+            self.process.kill()
         await self.process.wait()
 
     async def worker_pids(self) -> list[int]:

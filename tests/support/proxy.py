@@ -13,14 +13,15 @@ class TcpProxy:
     Args:
         connect_to: HOST:PORT, or the path of a Unix socket.
         url_with_port: what `url` is, with `{port}` for the proxy's port.
+        port: to listen on; 0: any.
 
     """
 
-    def __init__(self, connect_to: str, url_with_port: str = "127.0.0.1:{port}") -> None:
+    def __init__(self, connect_to: str, url_with_port: str = "127.0.0.1:{port}", *, port: int = 0) -> None:
         self.connect_to = connect_to
         self._url_with_port = url_with_port
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._port = port
         self._pipes: set[asyncio.Task[None]] = set()
         self._deaf: set[asyncio.StreamWriter] = set()
         self._clients: set[asyncio.StreamWriter] = set()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 
-from metering.billing.close import MonthCloser, Progress
+from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
 from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar, due_date, format_month
@@ -157,7 +157,7 @@ class Closer(MonthCloser):
         self._books = books
         self._clock = clock
 
-    async def close(self, month: Month, *, dry_run: bool = False, progress: Progress | None = None) -> ClosedMonth:
+    async def close(self, month: Month, *, dry_run: bool = False) -> ClosedMonth:
         assert not dry_run
         books = self._books
         if month in books.defects:
@@ -168,11 +168,11 @@ class Closer(MonthCloser):
         for account_id, owed_for in sorted(books.owed):
             if owed_for == month and (account_id, month) not in books.bills:
                 books.step()
-                books.bills[account_id, month] = self._bill(account_id, month, books.owed[account_id, month])
+                books.bills[account_id, month] = self._bill_of(account_id, month, books.owed[account_id, month])
         books.done.append(f"close {format_month(month)}")
         return ClosedMonth(0, (), (), already_closed)
 
-    def _bill(self, account_id: AccountId, month: Month, total: Decimal) -> Bill:
+    def _bill_of(self, account_id: AccountId, month: Month, total: Decimal) -> Bill:
         assert month < CALENDAR.today(self._clock.now()).replace(day=1), "a month that has not ended was closed"
         return Bill(
             account_id=account_id,

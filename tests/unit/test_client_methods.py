@@ -112,6 +112,7 @@ async def test_the_methods_of_accounts_return_what_is_of_use(server: ScriptedSer
     server.script["GetPricePlan"] = [accounts.GetPricePlanResponse(price_plan=PLAN)]
     server.script["AssignPricePlan"] = [accounts.AssignPricePlanResponse(account=ACCOUNT)]
     server.script["GetBill"] = [accounts.GetBillResponse(bill=BILL)]
+    server.script["GetMonth"] = [accounts.GetMonthResponse(bills_issued=7)]
 
     assert await metering.activate_account("acme", "CNY", "gold") == ACCOUNT
     assert await metering.get_account("acme") == ACCOUNT
@@ -120,6 +121,7 @@ async def test_the_methods_of_accounts_return_what_is_of_use(server: ScriptedSer
     assert await metering.get_price_plan("gold", 2) == PLAN
     assert await metering.assign_price_plan("acme", "gold", "2026-12") == ACCOUNT
     assert await metering.get_bill("acme", "2026-11") == BILL
+    assert await metering.get_month("2026-11") == accounts.GetMonthResponse(bills_issued=7)
 
     amount = Money(currency_code="CNY", units=12, nanos=500_000_000)
     assert server.requests == {
@@ -134,6 +136,7 @@ async def test_the_methods_of_accounts_return_what_is_of_use(server: ScriptedSer
             accounts.AssignPricePlanRequest(account_id="acme", price_plan_id="gold", from_month="2026-12")
         ],
         "GetBill": [accounts.GetBillRequest(account_id="acme", month="2026-11")],
+        "GetMonth": [accounts.GetMonthRequest(month="2026-11")],
     }
 
 

@@ -1,6 +1,12 @@
 from pathlib import Path
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from faceid_metering.spool import Batch, SpoolFile
+
+ROOM = 16 * 1024 * 1024
 
 
 def batch(number: int, body: bytes = b"call") -> Batch:
@@ -8,7 +14,7 @@ def batch(number: int, body: bytes = b"call") -> Batch:
 
 
 def test_batches_that_follow_each_other_are_delivered_as_one(tmp_path: Path) -> None:
-    spool = SpoolFile(tmp_path, 10_000, fsync=False)
+    spool = SpoolFile(tmp_path, ROOM, fsync=False)
     assert spool.put([batch(1, b"a"), batch(2, b"b"), batch(9, b"c")])
     first = spool.next_batch(0, 100)
     assert first is not None
@@ -19,17 +25,39 @@ def test_batches_that_follow_each_other_are_delivered_as_one(tmp_path: Path) -> 
 
 
 def test_a_full_spool_takes_nothing_until_the_oldest_are_dropped(tmp_path: Path) -> None:
-    spool = SpoolFile(tmp_path, 450, fsync=False)
-    assert spool.put([batch(1), batch(2), batch(3), batch(4)])
-    assert not spool.put([batch(5, b"x" * 100)])
-    assert spool.drop_oldest(batch(5, b"x" * 100)) == 2
-    assert spool.put([batch(5, b"x" * 100)])
-    assert spool.calls == 3
+    spool = SpoolFile(tmp_path, ROOM, fsync=False)
+    megabyte = b"x" * 1024 * 1024
+    kept = 0
+    while spool.put([batch(kept + 1, megabyte)]):
+        kept += 1
+    assert kept == 7  # and the log's 8
+    dropped = spool.drop_oldest(batch(kept + 1, megabyte))
+    assert dropped == 1
+    assert spool.put([batch(kept + 1, megabyte)])
+    assert spool.calls == kept
+    first = spool.next_batch(0, 1)
+    assert first is not None
+    assert first.first_number == 2
+    spool.close()
+
+
+@settings(max_examples=10, deadline=None)
+@given(sizes=st.lists(st.integers(1, 1_000_000) | st.integers(1_800, 2_300), min_size=1, max_size=20))
+def test_the_files_never_take_more_than_their_bound(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+    """Some sizes fill pages badly, so what is stored is no measure of what it takes."""
+    directory = tmp_path_factory.mktemp("spool")
+    spool = SpoolFile(directory, ROOM, fsync=False)
+    for number in range(500):
+        stored = batch(number + 1, b"x" * sizes[number % len(sizes)])
+        if not spool.put([stored]):
+            assert spool.drop_oldest(stored)
+            assert spool.put([stored])
+        assert sum(path.stat().st_size for path in directory.iterdir()) <= ROOM
     spool.close()
 
 
 def test_a_file_is_adopted_once_its_client_is_gone(tmp_path: Path) -> None:
-    gone, heir = SpoolFile(tmp_path, 10_000, fsync=False), SpoolFile(tmp_path, 10_000, fsync=False)
+    gone, heir = SpoolFile(tmp_path, ROOM, fsync=False), SpoolFile(tmp_path, ROOM, fsync=False)
     assert gone.put([batch(1), batch(2)])
     assert heir.adopt() == 0
     gone.close()

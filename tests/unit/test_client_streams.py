@@ -27,9 +27,13 @@ def status(version: int) -> WatchServiceStatusResponse:
     return WatchServiceStatusResponse(service_status=ServiceStatus(account_id="acme", version=version))
 
 
-def call(day: int, number: int) -> ListCallsResponse:
-    record = CallRecord(call_id=f"01933f6e-0000-7000-8000-{number:012}")
-    return ListCallsResponse(call=RecordedCall(call=record, occurred_on=f"2026-11-{day:02}"))
+def page(day: int, *numbers: int) -> ListCallsResponse:
+    """Return calls of a day, and the token to go on after them."""
+    calls = [
+        RecordedCall(call=CallRecord(call_id=f"01933f6e-0000-7000-8000-{number:012}"), occurred_on=f"2026-11-{day:02}")
+        for number in numbers
+    ]
+    return ListCallsResponse(calls=calls, next_page_token=f"{day}/{numbers[-1]}")
 
 
 async def watch(metering: MeteringClient, count: int) -> list[int]:
@@ -157,29 +161,41 @@ async def test_a_watch_that_is_left_ends_on_the_server_too(server: ScriptedServe
     await server.ended["WatchServiceStatus"].wait()
 
 
-async def test_each_call_is_listed_once_even_if_the_connection_is_lost(
+async def test_a_list_goes_on_after_the_last_page_when_the_connection_is_lost(
     server: ScriptedServer, metering: MeteringClient
 ) -> None:
-    server.script["ListCalls"] = [
-        [call(1, 7), call(2, 1), UNAVAILABLE],
-        [call(1, 7), UNAVAILABLE],
-        [call(1, 7), call(2, 1), call(2, 2), call(3, 1)],
-    ]
+    server.script["ListCalls"] = [[page(1, 7, 8), page(2, 1), UNAVAILABLE], [UNAVAILABLE], [page(2, 2), page(3, 1)]]
 
-    assert await list_all(metering) == [call(1, 7).call, call(2, 1).call, call(2, 2).call, call(3, 1).call]
+    assert await list_all(metering) == [*page(1, 7, 8).calls, *page(2, 1, 2).calls, *page(3, 1).calls]
+
+    requests = server.requests["ListCalls"]
+    assert [request.page_token for request in requests] == ["", "2/1", "2/1"]
+    assert {(request.account_id, request.month, request.page_size) for request in requests} == {
+        ("acme", "2026-11", 1_000)
+    }
 
 
-async def test_a_list_that_stalls_is_begun_anew(server: ScriptedServer, time: FakeTime) -> None:
-    server.script["ListCalls"] = [[call(1, 1), HANG], [call(1, 1), call(1, 2)]]
+async def test_a_list_goes_on_from_a_token_that_was_kept(server: ScriptedServer, metering: MeteringClient) -> None:
+    server.script["ListCalls"] = [[page(2, 2)]]
+
+    pages = [each async for each in metering.list_call_pages("acme", "2026-11", page_token="2/1", page_size=7)]
+
+    assert pages == [page(2, 2)]
+    (request,) = server.requests["ListCalls"]
+    assert (request.page_token, request.page_size) == ("2/1", 7)
+
+
+async def test_a_list_that_stalls_goes_on(server: ScriptedServer, time: FakeTime) -> None:
+    server.script["ListCalls"] = [[page(1, 1), HANG], [page(1, 2)]]
 
     async with server.client(time.runtime, ClientConfig(attempt_timeout_s=0.2)) as metering:
-        assert await list_all(metering) == [call(1, 1).call, call(1, 2).call]
+        assert await list_all(metering) == [*page(1, 1, 2).calls]
 
 
 async def test_a_list_without_progress_ends_with_the_last_error(
     server: ScriptedServer, metering: MeteringClient, time: FakeTime
 ) -> None:
-    server.script["ListCalls"] = [[call(1, 1), UNAVAILABLE]] * 100
+    server.script["ListCalls"] = [[page(1, 1), UNAVAILABLE], *([UNAVAILABLE] for _ in range(100))]
 
     with pytest.raises(MeteringError):
         await list_all(metering)
@@ -190,9 +206,9 @@ async def test_a_list_without_progress_ends_with_the_last_error(
 async def test_a_reader_may_take_its_time_with_each_call(
     server: ScriptedServer, metering: MeteringClient, time: FakeTime
 ) -> None:
-    server.script["ListCalls"] = [[call(1, 1), UNAVAILABLE], [call(1, 1), call(1, 2)]]
+    server.script["ListCalls"] = [[page(1, 1), UNAVAILABLE], [page(1, 2)]]
 
     async with aclosing(metering.list_calls("acme", "2026-11")) as calls:
         await anext(calls)
         await time.runtime.sleep(3600)
-        assert await anext(calls) == call(1, 2).call
+        assert await anext(calls) == page(1, 2).calls[0]

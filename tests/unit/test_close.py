@@ -1,8 +1,9 @@
 """CloseMonth, on books in memory."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -75,9 +76,10 @@ class Books:
     usage: list[MonthUsage] = field(default_factory=list)
     bills: dict[tuple[AccountId, Month], Bill] = field(default_factory=dict)
     closed: dict[Month, datetime] = field(default_factory=dict)
+    billed: dict[Month, datetime] = field(default_factory=dict)
     failures: list[Exception | None] = field(default_factory=list)
     """What happens to the next bills that are issued; nothing if there are none."""
-    billing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    locks: dict[AccountId, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     chunks: list[int] = field(default_factory=list)
 
     def fail_if_told(self) -> None:
@@ -102,12 +104,22 @@ class Books:
     async def month_is_closed(self, month: Month) -> bool:
         return month in self.closed
 
+    async def account_ids(self, chunk: int) -> AsyncIterator[Sequence[AccountId]]:
+        for start in range(0, len(self.accounts), chunk):
+            yield sorted(self.accounts)[start : start + chunk]
+
     @asynccontextmanager
-    async def unbilled_accounts(self, month: Month, after: AccountId, accounts: int) -> AsyncIterator[Unbilled]:
-        async with self.billing:
-            chunk = sorted(each for each in self.accounts if each > after)[:accounts]
-            self.chunks.append(len(chunk))
-            yield Unbilled(self, month, chunk)
+    async def unbilled_accounts(
+        self, month: Month, account_ids: Sequence[AccountId], *, locked: bool
+    ) -> AsyncIterator[Unbilled]:
+        async with AsyncExitStack() as stack:
+            for account_id in account_ids if locked else ():
+                await stack.enter_async_context(self.locks[account_id])
+            self.chunks.append(len(account_ids))
+            yield Unbilled(self, month, account_ids)
+
+    async def note_billed(self, month: Month, now: datetime) -> None:
+        self.billed.setdefault(month, now)
 
     async def month_bills(self, month: Month) -> tuple[int, list[Money]]:
         bills = [bill for (_, billed), bill in self.bills.items() if billed == month]
@@ -230,10 +242,20 @@ async def test_so_many_unrated_accounts_are_named_and_no_more(monkeypatch: pytes
 
 async def test_accounts_are_billed_a_chunk_at_a_time(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(close, "ACCOUNTS_PER_CHUNK", 2)
-    told: list[tuple[int, int]] = []
-    await closer_of(books).close(NOVEMBER, progress=lambda accounts, bills: told.append((accounts, bills)))
-    assert books.chunks == [2, 2, 1, 0]
-    assert told == [(2, 1), (4, 2), (5, 3)]
+    await closer_of(books).close(NOVEMBER)
+    assert books.chunks == [2, 2, 1]
+
+
+async def test_a_month_is_noted_as_billed_once_every_account_with_calls_has_its_bill(books: Books) -> None:
+    clock = FakeClock(END_OF_NOVEMBER)
+    await closer_of(books, clock).close(NOVEMBER)
+    assert not books.billed, "d has calls and no price"
+    books.plans[AccountId("d")] = plan_of("3", "CNY")
+    await closer_of(books, clock).close(NOVEMBER, dry_run=True)
+    assert not books.billed
+    clock.advance(days=1)
+    await closer_of(books, clock).close(NOVEMBER)
+    assert books.billed == {NOVEMBER: END_OF_NOVEMBER + timedelta(days=1)}
 
 
 accounts = st.lists(

@@ -49,13 +49,13 @@ def refused_field(*prices: ApiPrice) -> str:
     return violation.field
 
 
-@pytest.mark.parametrize("price", ["0", "0.000000001", "0.0125", "1000000000", "999999999.999999999", "1E+3"])
+@pytest.mark.parametrize("price", ["0", "0.000000001", "0.0125", "1000000", "999999.999999999", "1E+3"])
 def test_prices_with_up_to_nine_decimals_are_accepted(price: str) -> None:
     check_prices((per_call(price),))
 
 
 @pytest.mark.parametrize(
-    "price", ["-0.01", "0.0000000001", "1000000000.000000001", "1000000001", "NaN", "sNaN", "Infinity", "-Infinity"]
+    "price", ["-0.01", "0.0000000001", "1000000.000000001", "1000001", "NaN", "sNaN", "Infinity", "-Infinity"]
 )
 def test_what_is_no_price_is_refused(price: str) -> None:
     assert refused_field(per_call("1", "Other"), per_call(price)) == "price_plan.prices[1].per_call.unit_price"

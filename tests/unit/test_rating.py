@@ -12,25 +12,10 @@ from hypothesis import strategies as st
 from metering.billing.currencies import MINOR_UNITS
 from metering.billing.rating import price_calls, rate
 from metering.model import AccountId, ApiPrice, BillLine, BillLinePart, Month, MonthUsage, PriceModel, PricePlan, Tier
+from tests.support.prices import TRILLION, api_prices
 
 ACCOUNT = AccountId("acme")
 OCTOBER, NOVEMBER = Month(date(2026, 10, 1)), Month(date(2026, 11, 1))
-TRILLION = 10**12
-
-unit_prices = st.integers(0, 10**18).map(lambda billionths: Decimal(billionths).scaleb(-9))
-
-
-@st.composite
-def api_prices(
-    draw: st.DrawFn, models: tuple[PriceModel, ...] = tuple(PriceModel), tier_end_max: int = TRILLION
-) -> ApiPrice:
-    model = draw(st.sampled_from(models))
-    ends: list[int] = []
-    if model is not PriceModel.PER_CALL:
-        ends = sorted(draw(st.sets(st.integers(1, tier_end_max), max_size=4)))
-    tiers = tuple(Tier(end, draw(unit_prices)) for end in [*ends, None])
-    return ApiPrice("DetectAuth", model, tiers, free_calls=draw(st.just(0) | st.integers(0, tier_end_max)))
-
 
 call_by_call = api_prices(models=(PriceModel.PER_CALL, PriceModel.GRADUATED))
 few = st.integers(0, 60)
@@ -50,7 +35,6 @@ def test_the_parts_add_up_to_the_charged_calls(price: ApiPrice, earlier: int, ca
     parts = price_calls(price, earlier, calls)
     assert sum(part.quantity for part in parts) == calls
     assert all(part.quantity > 0 for part in parts)
-    assert len({part.unit_price for part in parts}) == len(parts)
 
 
 @given(api_prices(models=(PriceModel.PER_CALL, PriceModel.GRADUATED), tier_end_max=30), few, few)
@@ -118,15 +102,26 @@ VOLUME = ApiPrice("LivenessCheck", PriceModel.VOLUME, GRADUATED.tiers, free_call
     ],
 )
 def test_graduated_tiers_begin_and_end_with_the_very_call(calls: int, parts: list[tuple[int, str]]) -> None:
-    assert price_calls(GRADUATED, 0, calls) == tuple(BillLinePart(n, Decimal(price)) for n, price in parts)
+    found = price_calls(GRADUATED, 0, calls)
+    assert [(part.quantity, part.unit_price) for part in found] == [(n, Decimal(price)) for n, price in parts]
+    tiers = [(1, 100), (1, 1_000), (1_001, 10_000), (10_001, None)]
+    assert [(part.tier_from, part.tier_up_to) for part in found] == tiers[: len(found)]
 
 
 @pytest.mark.parametrize(
-    ("calls", "unit_price"), [(101, "0.02"), (1_000, "0.02"), (1_001, "0.015"), (10_000, "0.015"), (10_001, "0.01")]
+    ("calls", "unit_price", "tier"),
+    [
+        (101, "0.02", (1, 1_000)),
+        (1_000, "0.02", (1, 1_000)),
+        (1_001, "0.015", (1_001, 10_000)),
+        (10_000, "0.015", (1_001, 10_000)),
+        (10_001, "0.01", (10_001, None)),
+    ],
 )
-def test_a_volume_tier_is_reached_by_its_first_call(calls: int, unit_price: str) -> None:
+def test_a_volume_tier_is_reached_by_its_first_call(calls: int, unit_price: str, tier: tuple[int, int | None]) -> None:
     free, paid = price_calls(VOLUME, 0, calls)
-    assert (free, paid) == (BillLinePart(100, Decimal(0)), BillLinePart(calls - 100, Decimal(unit_price)))
+    assert free == BillLinePart(100, Decimal(0), 1, 100)
+    assert paid == BillLinePart(calls - 100, Decimal(unit_price), *tier)
 
 
 def plan(*prices: ApiPrice, currency: str = "CNY", plan_id: str = "standard") -> PricePlan:
@@ -157,7 +152,7 @@ def test_a_line_says_what_it_was_rated_with() -> None:
         occurred_month=NOVEMBER,
         calls=3,
         charged_calls=3,
-        parts=(BillLinePart(3, Decimal("0.0125")),),
+        parts=(BillLinePart(3, Decimal("0.0125"), 1, None),),
         exact_amount=Decimal("0.0375"),
         amount=Decimal("0.04"),
         price_plan_id="standard",
@@ -194,9 +189,12 @@ def test_a_line_is_rounded_once_not_call_by_call_nor_part_by_part() -> None:
     [
         ("0.005", "USD", "0.01"),
         ("0.004999999", "USD", "0.00"),
+        ("0.025", "USD", "0.03"),  # half up, not half even
         ("0.5", "JPY", "1"),
+        ("2.5", "JPY", "3"),
         ("0.499999999", "JPY", "0"),
         ("0.0005", "KWD", "0.001"),
+        ("0.0025", "KWD", "0.003"),
         ("0.000499999", "KWD", "0.000"),
     ],
 )
@@ -212,6 +210,7 @@ def test_amounts_are_exact_up_to_trillions_of_calls(price: ApiPrice, calls: int,
     line = line_of([used(calls, earlier_calls=earlier)], plan(price, currency=currency))
     units = 10 ** MINOR_UNITS[currency]
     assert Fraction(line.exact_amount) == exact(line.parts)
+    assert sum(Fraction(part.exact_amount) for part in line.parts) == exact(line.parts)
     assert Fraction(line.amount) == Fraction(floor(exact(line.parts) * units + Fraction(1, 2)), units)
 
 

@@ -1,6 +1,7 @@
 """Settings say at start what is wrong with them."""
 
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,10 @@ def test_the_defaults_can_be_served_with_and_are_seen_by_this_machine_only() -> 
     assert split_address(settings.metrics_listen) == ("127.0.0.1", 9464)
     assert settings.billing_timezone == "Asia/Shanghai"
     assert settings.database_url is None
+
+
+def test_settings_do_not_show_the_password_of_the_database() -> None:
+    assert "C4nary" not in repr(Settings(database_url="postgresql://u:C4nary@h/db"))
 
 
 def test_settings_are_frozen() -> None:
@@ -58,8 +63,12 @@ def test_other_machines_are_served_only_if_that_is_said_in_so_many_words(address
     assert Settings(listen=address, insecure_listen=True).listen == address
 
 
-def test_metrics_may_be_served_to_other_machines() -> None:
-    assert Settings(metrics_listen="0.0.0.0:9464").metrics_listen == "0.0.0.0:9464"
+def test_metrics_are_served_to_other_machines_only_if_that_is_said_in_so_many_words() -> None:
+    with pytest.raises(ValueError, match=r"metrics_listen: 0\.0\.0\.0 can be reached.*--insecure-metrics-listen"):
+        Settings(metrics_listen="0.0.0.0:9464")
+    either: list[dict[str, Any]] = [{"insecure_metrics_listen": True}, {"insecure_listen": True}]
+    for told in either:
+        assert Settings(metrics_listen="0.0.0.0:9464", **told).metrics_listen == "0.0.0.0:9464"
 
 
 @pytest.mark.parametrize("name", ["workers", "queue_calls", "batch_calls", "committers"])
@@ -74,3 +83,49 @@ def test_there_is_at_least_one_of_everything(name: str, number: int) -> None:
 def test_an_unknown_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ValueError, match="is not a time zone"):
         Settings(billing_timezone=zone)
+
+
+TLS: dict[str, Any] = {"server_cert": Path("s.pem"), "server_key": Path("s.key")}
+MUTUAL: dict[str, Any] = {**TLS, "client_ca": Path("ca.pem"), "roles_file": Path("roles.toml")}
+TOKENS: dict[str, Any] = {"jwks_file": Path("jwks.json"), "token_issuer": "https://issuer.example"}
+
+
+@pytest.mark.parametrize("protection", [MUTUAL, {**TLS, **TOKENS}])
+def test_other_machines_are_served_over_tls_if_they_are_asked_who_they_are(protection: dict[str, Any]) -> None:
+    assert Settings(listen="0.0.0.0:1", **protection).listen == "0.0.0.0:1"
+
+
+@pytest.mark.parametrize(
+    ("protection", "missing"), [(TLS, "nobody is asked who they are"), (TOKENS, "nothing is encrypted")]
+)
+def test_half_a_protection_is_none(protection: dict[str, Any], missing: str) -> None:
+    with pytest.raises(ValueError, match=rf"{missing}.*--insecure-listen"):
+        Settings(listen="0.0.0.0:1", **protection)
+    assert Settings(listen="127.0.0.1:1", **protection).listen == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("left_out", [*MUTUAL, *TOKENS])
+def test_what_belongs_together_is_set_together(left_out: str) -> None:
+    for whole in (MUTUAL, {**TLS, **TOKENS}):
+        if left_out in whole:
+            with pytest.raises(ValueError, match=f"set --{left_out.replace('_', '-')}"):
+                Settings(**{name: value for name, value in whole.items() if name != left_out})
+
+
+def test_callers_are_told_in_one_way() -> None:
+    with pytest.raises(ValueError, match="by their certificates or by tokens, not by both"):
+        Settings(**MUTUAL, **TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("audit_share", 0.0), ("audit_share", 1.1), ("audit_share", -0.1), ("audit_interval_h", -1.0)],
+)
+def test_an_audit_that_cannot_be_made_is_refused(name: str, value: float) -> None:
+    wrong: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"{name}: .*; give"):
+        Settings(**wrong)
+
+
+def test_the_audit_can_be_turned_off_and_take_all_the_time() -> None:
+    assert Settings(audit_interval_h=0.0, audit_share=1.0).audit_share == 1

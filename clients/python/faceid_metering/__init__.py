@@ -9,6 +9,7 @@ Messages such as `PricePlan` are those of the contract, `faceid.metering.v1`.
 
 from faceid_metering.client import MeteringClient
 from faceid_metering.config import ClientConfig, Durability, SpoolFull, WhenLost, WhenUnknown
+from faceid_metering.credentials import tls_credentials
 from faceid_metering.errors import MeteringError
 from faceid_metering.money import to_decimal, to_money
 from faceid_metering.runtime import Runtime
@@ -26,6 +27,7 @@ __all__ = [
     "SyncMeteringClient",
     "WhenLost",
     "WhenUnknown",
+    "tls_credentials",
     "to_decimal",
     "to_money",
 ]

@@ -12,6 +12,8 @@ from faceid.metering.v1.account_service_pb2 import (
     GetAccountResponse,
     GetBillRequest,
     GetBillResponse,
+    GetMonthRequest,
+    GetMonthResponse,
     GetPricePlanRequest,
     GetPricePlanResponse,
     ListBillsRequest,
@@ -96,12 +98,12 @@ class AccountRpcs:
         return response.price_plan
 
     async def get_price_plan(
-        self, price_plan_id: str, version: int = 0, *, timeout_s: float | None = None
+        self, price_plan_id: str, version: int = 0, *, account_id: str = "", timeout_s: float | None = None
     ) -> PricePlan:
-        """Return a version of a price plan; 0: the newest."""
+        """Return a version of a price plan; 0: the newest. With `account_id`, only if that account has the plan."""
         response: GetPricePlanResponse = await self._connection.unary(
             self._account_stub.GetPricePlan,
-            GetPricePlanRequest(price_plan_id=price_plan_id, version=version),
+            GetPricePlanRequest(price_plan_id=price_plan_id, version=version, account_id=account_id),
             timeout_s=timeout_s,
         )
         return response.price_plan
@@ -137,6 +139,13 @@ class AccountRpcs:
             self._account_stub.GetBill, GetBillRequest(account_id=account_id, month=month), timeout_s=timeout_s
         )
         return response.bill
+
+    async def get_month(self, month: str, *, timeout_s: float | None = None) -> GetMonthResponse:
+        """Return what has become of a month such as `2026-11`, and how far CloseMonth has come with it."""
+        response: GetMonthResponse = await self._connection.unary(
+            self._account_stub.GetMonth, GetMonthRequest(month=month), timeout_s=timeout_s
+        )
+        return response
 
     async def list_bills(self, account_id: str, *, page_size: int = 0) -> AsyncGenerator[Bill, None]:
         """Yield an account's bills with their lines, newest first.

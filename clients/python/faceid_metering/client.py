@@ -50,7 +50,7 @@ class MeteringClient(MeteringRpcs, AccountRpcs):
         Args:
             target: The service as gRPC names it: `127.0.0.1:50051`, or `dns:///metering:50051` for several replicas.
             config: Time limits.
-            channel_credentials: For TLS; None: plain text.
+            channel_credentials: For TLS, see `tls_credentials`; None: plain text.
             runtime: Time and chance, for tests.
 
         Raises:

@@ -105,7 +105,8 @@ class ClientConfig:
     """How long a call may wait in memory before it goes to the spool."""
 
     spool_bytes: int = 256 * 1024 * 1024
-    """The most bytes of calls in this client's spool: about 80 a call."""
+    """The most bytes that this client's spool takes on disk, at least 16 MiB. 8 MiB of them are SQLite's log; of the
+    others a call takes about 80, in batches that are very small up to twice as many."""
 
     spool_full: SpoolFull = SpoolFull.REJECT_NEW
     """What happens then."""
@@ -146,9 +147,14 @@ class ClientConfig:
                 raise ValueError(f"{field.name} must be more than 0")
         if self.batch_calls > BATCH_CALLS_MAX:
             raise ValueError(f"batch_calls must be at most {BATCH_CALLS_MAX}")
+        if self.spool_bytes < SPOOL_BYTES_MIN:
+            raise ValueError(f"spool_bytes must be at least {SPOOL_BYTES_MIN}")
         if self.durability == Durability.DISK and self.spool_dir is None:
             raise ValueError("durability is DISK: set spool_dir, too")
 
 
 BATCH_CALLS_MAX = 10_000
 """What the service takes in one request."""
+
+SPOOL_BYTES_MIN = 16 * 1024 * 1024
+"""Twice what SQLite's log may take."""

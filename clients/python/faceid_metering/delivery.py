@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from grpc import ChannelConnectivity
+
 from faceid.metering.v1.metering_service_pb2 import BatchRecordCallsRequest, BatchRecordCallsResponse, Sender
 from faceid.metering.v1.resources_pb2 import ServiceStatus
 from faceid_metering.config import ClientConfig
@@ -48,15 +50,22 @@ class Delivery:
         self._stats = stats
         self._learn = learn
         self._sender_id = str(uuid4())
-        self._methods: list[aio.UnaryUnaryMultiCallable[bytes, BatchRecordCallsResponse]] = [
-            connection.channel.unary_unary(_METHOD, response_deserializer=BatchRecordCallsResponse.FromString)
+        self._ways: deque[tuple[aio.Channel, aio.UnaryUnaryMultiCallable[bytes, BatchRecordCallsResponse]]] = deque(
+            (
+                connection.channel,
+                connection.channel.unary_unary(_METHOD, response_deserializer=BatchRecordCallsResponse.FromString),
+            )
             for connection in connections
-        ]
-        self._next_method = 0
+        )
         self._health = Health(config, runtime)
         self._spool = Spool(config, runtime, stats)
-        self._woken = asyncio.Event()
-        self.outbox = Outbox(config, self._sender_id, stats, self._wake)
+        self._fresh = asyncio.Event()
+        """There may be something to send."""
+        self._disk_first = asyncio.Event()
+        """There may be something to write to disk."""
+        self.outbox = Outbox(
+            config, self._sender_id, stats, self._waker(self._fresh.set), self._waker(self._disk_first.set)
+        )
         self._under_way: set[int] = set()
         """The first numbers of the batches that are neither answered nor spooled."""
         self._sending = 0
@@ -76,38 +85,40 @@ class Delivery:
                 work[f"spool lane {number}"] = self._send_spooled
         self._tasks = [asyncio.create_task(_watched(do), name=f"metering {name}") for name, do in work.items()]
 
-    def _wake(self) -> None:
-        """Wake who waits for calls. From any thread; the loop may be closed, if its owner forgot to close us first."""
-        try:
-            self._loop.call_soon_threadsafe(self._on_woken)
-        except RuntimeError:
-            log.warning("a call was recorded after the event loop had ended")
+    def _waker(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Return what wakes who waits for calls, from any thread."""
 
-    def _on_woken(self) -> None:
-        self.start()
-        self._woken.set()
+        def on_loop() -> None:
+            self.start()
+            wake()
 
-    async def _some_call(self, waits: Callable[[], object]) -> None:
-        """Return once `waits` says so."""
-        while not waits():
-            self.outbox.sleep()
-            if waits():  # it came in between
-                break
-            self._woken.clear()
-            await self._woken.wait()
+        def from_any_thread() -> None:
+            try:
+                self._loop.call_soon_threadsafe(on_loop)
+            except RuntimeError:  # its owner forgot to close us first
+                log.warning("a call was recorded after the event loop had ended")
+
+        return from_any_thread
 
     async def _send_fresh(self) -> None:
         """Send what is in memory, a batch at a time."""
         while True:
-            await self._some_call(self._worth_a_batch)
+            await self._fresh_calls()
             async with self._health.turn():
                 batch = self._next_fresh()
                 if batch is not None:
                     await self._send_or_spool(batch)
 
-    def _worth_a_batch(self) -> bool:
-        waiting = len(self.outbox.memory)
-        return bool(self.outbox.returned) or waiting >= _COMPANY_CALLS or (waiting > 0 and not self._sending)
+    async def _fresh_calls(self) -> None:
+        """Return once there is something worth a batch: anything, or some company while others are under way."""
+        while not self.outbox.returned and len(self.outbox.memory) < (worth := self._worth_calls()):
+            self._fresh.clear()
+            self.outbox.await_memory(worth)
+            if len(self.outbox.memory) < worth:
+                await self._fresh.wait()
+
+    def _worth_calls(self) -> int:
+        return _COMPANY_CALLS if self._sending else 1
 
     def _next_fresh(self) -> Batch | None:
         if self.outbox.returned:
@@ -137,7 +148,7 @@ class Delivery:
         else:
             self.outbox.returned.append(batch)
         self._settled.set()
-        self._woken.set()
+        self._fresh.set()
 
     async def _send_spooled(self) -> None:
         """Send what is in the spool, a batch at a time."""
@@ -175,13 +186,25 @@ class Delivery:
             numbers=self.outbox.numbers if batch.sender_id == self._sender_id else 0,
             closing=closing,
         )
-        method = self._methods[self._next_method]
-        self._next_method = (self._next_method + 1) % len(self._methods)
+        method = self._next_way()
         with translated_errors():
             response: BatchRecordCallsResponse = await method(
                 batch.body + BatchRecordCallsRequest(sender=sender).SerializeToString(), timeout=timeout_s
             )
         return response
+
+    def _next_way(self) -> "aio.UnaryUnaryMultiCallable[bytes, BatchRecordCallsResponse]":
+        """Return a connection's method, of each in turn, but of those that are connected if there are any.
+
+        After an outage they are connected again one by one, and what fails on one says nothing of the service.
+        """
+        for _ in range(len(self._ways)):
+            self._ways.rotate(-1)
+            channel, method = self._ways[0]
+            if channel.get_state(try_to_connect=True) is ChannelConnectivity.READY:
+                return method
+        self._ways.rotate(-1)
+        return self._ways[0][1]
 
     def _take_in(self, batch: Batch, response: BatchRecordCallsResponse) -> None:
         self._stats.delivered_batches += 1
@@ -203,10 +226,12 @@ class Delivery:
     async def _write_disk_first(self) -> None:
         """Write to the spool what shall be on disk first; what comes in meanwhile is the next write."""
         while True:
-            await self._some_call(lambda: self.outbox.disk)
-            batch = self._take_from(self.outbox.disk)
-            if batch is not None:
+            while (batch := self._take_from(self.outbox.disk)) is not None:
                 await self._spool_now(batch)
+            self._disk_first.clear()
+            self.outbox.await_disk()
+            if not self.outbox.disk:
+                await self._disk_first.wait()
 
     async def _spool_now(self, batch: Batch) -> bool:
         stored = False
@@ -265,7 +290,7 @@ class Delivery:
 
     async def flush(self, timeout_s: float | None) -> bool:
         """See MeteringClient.flush."""
-        self._on_woken()
+        self.start()
         last = self.outbox.numbers
         try:
             async with asyncio.timeout(timeout_s):

@@ -52,13 +52,16 @@ class MeteringError(Exception):
         return f"{self.reason or self.code.name}: {self.message}"
 
     def is_retryable(self) -> bool:
-        """Return whether sending the same request again may help.
+        """Return whether sending the same request again may help; a token that has expired is replaced meanwhile.
 
         RESOURCE_EXHAUSTED is what gRPC itself says of a message over 4 MiB, too, and that is not going to shrink.
         """
         if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return self.retry_after_s is not None or self.reason == "QUEUE_FULL"
-        return self.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        return self.reason == "TOKEN_EXPIRED" or self.code in {
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        }
 
 
 @contextmanager

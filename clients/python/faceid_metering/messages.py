@@ -3,6 +3,7 @@
 from google.type.money_pb2 import Money
 
 from faceid.metering.v1.account_service_pb2 import (
+    GetMonthResponse,
     PreviewRunMonthResponse,
     RecordPaymentResponse,
     RetryRejectedCallsResponse,
@@ -53,6 +54,7 @@ __all__ = [
     "CloseMonthResponse",
     "DailyUsage",
     "DeductResponse",
+    "GetMonthResponse",
     "Money",
     "MonthState",
     "MonthlyRun",

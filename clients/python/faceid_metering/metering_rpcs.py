@@ -1,6 +1,7 @@
 """The methods of MeteringService."""
 
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from datetime import datetime
 
 from faceid.metering.v1.metering_service_pb2 import (
@@ -15,6 +16,7 @@ from faceid.metering.v1.metering_service_pb2 import (
     GetMonthlyUsageRequest,
     GetMonthlyUsageResponse,
     ListCallsRequest,
+    ListCallsResponse,
     RecordCallRequest,
     RecordCallResponse,
     WatchServiceStatusRequest,
@@ -160,14 +162,27 @@ class MeteringRpcs:
         request = WatchServiceStatusRequest(account_ids=account_ids)
         return watch_service_status(self._connection, self._metering_stub, request)
 
-    def list_calls(self, account_id: str, month: str) -> AsyncGenerator[RecordedCall, None]:
+    async def list_calls(self, account_id: str, month: str) -> AsyncGenerator[RecordedCall, None]:
         """Yield the calls that stand on the bill of a month such as `2026-11`: the evidence for it.
 
         They are ordered by the day they occurred, then by call_id, and come once each, even if the connection is lost
-        in between. A call that is recorded meanwhile may be missing.
+        in between. Memory stays flat, however many there are. A call that is recorded meanwhile may be missing.
 
         Raises:
             MeteringError: No further call came for `ClientConfig.timeout_s`, or the request was refused.
         """
-        request = ListCallsRequest(account_id=account_id, month=month)
+        async with aclosing(self.list_call_pages(account_id, month)) as pages:
+            async for page in pages:
+                for call in page.calls:
+                    yield call
+
+    def list_call_pages(
+        self, account_id: str, month: str, *, page_token: str = "", page_size: int = 1_000
+    ) -> AsyncGenerator[ListCallsResponse, None]:
+        """Yield the same in pages of up to `page_size` (at most 1,000) `calls`, for a reader that notes where it is.
+
+        Give the `next_page_token` of the last page as `page_token` to go on after it, on another day and from another
+        program.
+        """
+        request = ListCallsRequest(account_id=account_id, month=month, page_size=page_size, page_token=page_token)
         return list_calls(self._connection, self._metering_stub, request)

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from threading import Lock
 
 from faceid_metering.config import ClientConfig, Durability
@@ -15,13 +16,21 @@ log = logging.getLogger(__name__)
 class Outbox:
     """Where `record` puts calls, from any thread. All else is for the event loop's thread."""
 
-    def __init__(self, config: ClientConfig, sender_id: str, stats: ClientStats, wake: Callable[[], None]) -> None:
-        """Begin empty; `wake` is called, from any thread, when something comes in after `sleep`."""
+    def __init__(
+        self,
+        config: ClientConfig,
+        sender_id: str,
+        stats: ClientStats,
+        wake_memory: Callable[[], None],
+        wake_disk: Callable[[], None],
+    ) -> None:
+        """Begin empty; what wakes is called from any thread, for each queue on its own: see `await_memory`."""
         self._config = config
         self._sender_id = sender_id
         self._stats = stats
-        self._wake = wake
-        self._asleep = True
+        self._wake_memory, self._wake_disk = wake_memory, wake_disk
+        self._memory_awaited: float = 1
+        self._disk_awaited = True
         self._lock = Lock()
         self._skipped = 0
         self._calls_max = config.queue_calls
@@ -36,20 +45,30 @@ class Outbox:
 
     def put(self, call: bytes, durability: Durability | str | None) -> None:
         """Take a call, or drop and count it: never waits, never fails."""
-        queue = self.memory
-        if (durability or self._config.durability) == Durability.DISK:
-            queue = self.disk
-        if self.closed or len(self.memory) + len(self.disk) + self.held_calls >= self._calls_max:
+        in_memory = len(self.memory)
+        if self.closed or in_memory + len(self.disk) + self.held_calls >= self._calls_max:
             self._drop()
-            return
-        queue.append(call)
-        if self._asleep:
-            self._asleep = False
-            self._wake()
+        elif (durability or self._config.durability) == Durability.DISK:
+            self.disk.append(call)
+            if self._disk_awaited:
+                self._disk_awaited = False
+                self._wake_disk()
+        else:
+            self.memory.append(call)
+            if in_memory + 1 >= self._memory_awaited:
+                self._memory_awaited = inf
+                self._wake_memory()
 
-    def sleep(self) -> None:
-        """Ask to be woken by the next call; look at the queues afterwards, or one may be missed."""
-        self._asleep = True
+    def await_memory(self, calls: int) -> None:
+        """Ask to be woken, once, when so many calls wait; look at the queue afterwards, or one may be missed.
+
+        To wake costs more than to record, so nobody should ask to be woken for less than is worth it.
+        """
+        self._memory_awaited = calls
+
+    def await_disk(self) -> None:
+        """Ask the same for the first call that shall be on disk."""
+        self._disk_awaited = True
 
     @property
     def waiting_calls(self) -> int:

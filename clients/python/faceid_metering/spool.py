@@ -14,9 +14,14 @@ from uuid import uuid4
 
 log = logging.getLogger(__name__)
 
-_CHUNK_OVERHEAD_BYTES = 100
 _BUSY_S = 5.0
-_SLICE_BYTES = 4_000_000
+_PAGE_BYTES = 4096
+_SLICE_BYTES = 1_000_000
+"""Of so much, calls are adopted at a time; a chunk that is larger is adopted alone."""
+_LOG_PAGES = 500
+"""So long may SQLite's write-ahead log become before it is written to the file itself."""
+_LOG_BYTES_MAX = 8 * 1024 * 1024
+"""What the log then takes at most: these pages, and one more transaction of at most 10,000 calls."""
 _SHRINK_PAGES = 256
 
 _SCHEMA = """
@@ -50,36 +55,42 @@ class SpoolFile:
     """The file of one client. For one thread; every method raises sqlite3.Error or OSError when the disk fails."""
 
     def __init__(self, directory: Path, bytes_max: int, *, fsync: bool) -> None:
-        """Make a file in a directory, which is made if it isn't there."""
+        """Make a file in a directory, which is made if it isn't there.
+
+        With its log it takes at most `bytes_max`, of which 8 MiB are the log's.
+        """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
-        self._bytes_max = bytes_max
+        self._pages_max = (bytes_max - _LOG_BYTES_MAX) // _PAGE_BYTES
         self._path = directory / f"{uuid4().hex}.spool"
         self._db = _open(self._path, fsync=fsync, create=True)
         self.calls = 0
-        self.bytes = 0
+
+    def bytes_used(self) -> int:
+        """Return how much of the file is in use; it grows only when nothing of it is free."""
+        return self._pages() * _PAGE_BYTES
 
     def put(self, batches: Iterable[Batch]) -> bool:
         """Store batches, all or none; returns whether there was room for them."""
         batches = list(batches)
-        size = sum(map(_size, batches))
-        if self.bytes + size > self._bytes_max:
+        if not self._has_room_for(batches):
             return False
         with self._db:
             self._db.executemany(_INSERT, map(_row, batches))
-        self.bytes += size
         self.calls += sum(batch.calls for batch in batches)
         return True
 
     def drop_oldest(self, batch: Batch) -> int:
         """Make room for a batch; returns how many calls were dropped."""
-        ids, freed = [], 0
-        for chunk in _batches(self._db, 0):
-            if self.bytes - freed + _size(batch) <= self._bytes_max:
-                break
-            ids.append(chunk.chunk_ids[0])
-            freed += _size(chunk)
-        return self._delete(ids)
+        dropped = 0
+        with self._db:
+            for chunk in _batches(self._db, 0):
+                if self._has_room_for([batch]):
+                    break
+                self._db.execute("DELETE FROM chunks WHERE id = ?", chunk.chunk_ids)
+                dropped += chunk.calls
+        self.calls -= dropped
+        return dropped
 
     def next_batch(self, after_id: int, calls_max: int) -> Batch | None:
         """Return the chunks after one, as many as make a batch together."""
@@ -103,7 +114,12 @@ class SpoolFile:
 
     def delete(self, batch: Batch) -> None:
         """Remove a batch that was delivered. When nothing is left, the disk is given back."""
-        self._delete(batch.chunk_ids)
+        with self._db:
+            for chunk_id in batch.chunk_ids:
+                row = self._db.execute("SELECT calls FROM chunks WHERE id = ?", (chunk_id,)).fetchone()
+                if row is not None:  # it may be gone: a bound was faster
+                    self._db.execute("DELETE FROM chunks WHERE id = ?", (chunk_id,))
+                    self.calls -= row[0]
         if not self.calls and self._db.execute("PRAGMA page_count").fetchone()[0] > _SHRINK_PAGES:
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -140,10 +156,10 @@ class SpoolFile:
             batches: list[Batch] = []
             size = 0
             for batch in _batches(orphan, 0):
-                if batches and size + _size(batch) > _SLICE_BYTES:
+                size += len(batch.body)
+                if batches and size > _SLICE_BYTES:
                     break
                 batches.append(batch)
-                size += _size(batch)
             if not batches:
                 _unlink(path)
                 return None
@@ -155,18 +171,12 @@ class SpoolFile:
         finally:
             orphan.close()
 
-    def _delete(self, ids: Iterable[int]) -> int:
-        """Remove chunks that are there still: a bound may have been faster. Returns how many calls were in them."""
-        deleted = 0
-        with self._db:
-            for chunk_id in ids:
-                row = self._db.execute("SELECT calls, length(body) FROM chunks WHERE id = ?", (chunk_id,)).fetchone()
-                if row is not None:
-                    self._db.execute("DELETE FROM chunks WHERE id = ?", (chunk_id,))
-                    deleted += row[0]
-                    self.bytes -= row[1] + _CHUNK_OVERHEAD_BYTES
-        self.calls -= deleted
-        return deleted
+    def _has_room_for(self, batches: Iterable[Batch]) -> bool:
+        return self._pages() + sum(map(_pages_of, batches)) <= self._pages_max
+
+    def _pages(self) -> int:
+        count, free = (self._db.execute(f"PRAGMA {what}_count").fetchone()[0] for what in ("page", "freelist"))
+        return int(count - free)
 
 
 def _open(path: Path, *, fsync: bool, create: bool) -> sqlite3.Connection:
@@ -176,10 +186,11 @@ def _open(path: Path, *, fsync: bool, create: bool) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode={mode}", timeout=_BUSY_S if create else 0, uri=True, check_same_thread=False
     )
     try:
+        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
-        db.execute(f"PRAGMA journal_size_limit = {_SLICE_BYTES}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         if create:
             db.execute(_SCHEMA)
         else:
@@ -200,8 +211,9 @@ def _row(batch: Batch) -> tuple[str, int, int, float, bytes]:
     return batch.sender_id, batch.first_number, batch.calls, batch.stored_at or time.time(), batch.body
 
 
-def _size(batch: Batch) -> int:
-    return len(batch.body) + _CHUNK_OVERHEAD_BYTES
+def _pages_of(batch: Batch) -> int:
+    """Return how many pages a batch takes at most: full ones, and those that are begun or divided for it."""
+    return len(batch.body) // _PAGE_BYTES + 4
 
 
 def _unlink(path: Path) -> None:

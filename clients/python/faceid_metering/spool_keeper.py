@@ -84,8 +84,12 @@ class Spool:
     async def close(self) -> None:
         """Close it; what is in it is delivered by the next client that uses the directory."""
         if self._file is not None:
-            await self._do(lambda file: file.close())
+            await self._do(self._close)
         self._thread.shutdown(wait=False)
+
+    def _close(self, file: SpoolFile) -> None:
+        self._file = None
+        file.close()
 
     def _put(self, file: SpoolFile, batch: Batch) -> bool:
         if file.put([batch]):
@@ -119,7 +123,8 @@ class Spool:
         try:
             return job(file)
         finally:
-            self._stats.spool_calls, self._stats.spool_bytes = file.calls, file.bytes
+            if self._file is file:  # it isn't closed
+                self._stats.spool_calls, self._stats.spool_bytes = file.calls, file.bytes_used()
 
     async def measure_age(self) -> None:
         """Note how old the oldest call is."""

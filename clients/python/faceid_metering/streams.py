@@ -13,7 +13,7 @@ from faceid.metering.v1.metering_service_pb2 import (
     WatchServiceStatusResponse,
 )
 from faceid.metering.v1.metering_service_pb2_grpc import MeteringServiceStub
-from faceid.metering.v1.resources_pb2 import RecordedCall, ServiceStatus
+from faceid.metering.v1.resources_pb2 import ServiceStatus
 from faceid_metering.connection import Connection
 from faceid_metering.errors import MeteringError
 from faceid_metering.retry import BackOff
@@ -50,7 +50,7 @@ async def watch_service_status(
                     if response.HasField("service_status"):  # else it is a heartbeat
                         yield response.service_status
         except MeteringError as error:
-            if error.code in _REFUSED:
+            if error.code in _REFUSED and not error.is_retryable():
                 raise
             problem, retry_after_s = str(error), error.retry_after_s
         if connection.closed:
@@ -65,10 +65,9 @@ async def watch_service_status(
 
 async def list_calls(
     connection: Connection, stub: MeteringServiceStub, request: ListCallsRequest
-) -> AsyncGenerator[RecordedCall, None]:
-    """See MeteringClient.list_calls."""
+) -> AsyncGenerator[ListCallsResponse, None]:
+    """Yield pages of calls, each with the token to go on after it. See MeteringClient.list_calls."""
     retries = connection.retries(None)
-    last = ("", "")
     while True:
         responses: AsyncGenerator[ListCallsResponse, None] = connection.stream(
             stub.ListCalls, request, message_timeout_s=connection.config.attempt_timeout_s
@@ -76,11 +75,9 @@ async def list_calls(
         try:
             async with aclosing(responses):
                 async for response in responses:
-                    key = (response.call.occurred_on, response.call.call.call_id)
-                    if key > last:  # else it came before the connection was lost
-                        last = key
-                        yield response.call
-                        retries.restart()
+                    request.page_token = response.next_page_token
+                    yield response
+                    retries.restart()
         except MeteringError as error:
             await retries.pause_after(error)
         else:

@@ -20,7 +20,8 @@ from metering.model import (
 )
 
 PRICE_DECIMALS_MAX = 9
-PRICE_MAX = Decimal(10) ** 9
+PRICE_MAX = Decimal(10) ** 6
+"""So that 10^12 calls come to what fits in a google.type.Money."""
 PRICES_MAX = 1_000
 TIERS_MAX = 100
 
@@ -93,8 +94,16 @@ class AccountKeeper:
         await self._book.assign_price_plan(account_id, price_plan_id, from_month)
         return await self.account(account_id)
 
-    async def price_plan(self, price_plan_id: str, version: int = 0) -> PricePlan:
-        """Return a version of a price plan, 0 for the newest; raises PRICE_PLAN_NOT_FOUND."""
+    async def price_plan(self, price_plan_id: str, version: int = 0, account_id: AccountId | None = None) -> PricePlan:
+        """Return a version of a price plan, 0 for the newest; of an account, only if it has that plan.
+
+        Raises PRICE_PLAN_NOT_FOUND, ACCOUNT_NOT_FOUND.
+        """
+        if account_id is not None:
+            assigned = {each.price_plan_id for each in (await self.account(account_id)).price_plans}
+            if price_plan_id not in assigned:
+                msg = f"price_plan_id: {account_id} has no price plan {price_plan_id!r}; GetAccount tells its plans"
+                raise MeteringError(Reason.PRICE_PLAN_NOT_FOUND, msg)
         plan = await self._book.price_plan(price_plan_id, version)
         if plan is None:
             which = f"version {version} of price plan" if version else "price plan"

@@ -1,16 +1,17 @@
 """Currencies and their minor units."""
 
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 from iso4217 import Currency
 
 from metering.errors import invalid_field
-
-EXACT = Context(prec=60)
-"""Enough digits for 10^18 calls at 9 decimals and any sum of such amounts: nothing is lost."""
+from metering.model import EXACT
 
 MINOR_UNITS = {currency.code: currency.exponent for currency in Currency if currency.exponent is not None}
 """Decimals of each currency that has any (ISO 4217): 2 for CNY, 0 for JPY, 3 for KWD. Metals and such have none."""
+
+_MINOR_UNIT_OF = {currency: Decimal(1).scaleb(-decimals) for currency, decimals in MINOR_UNITS.items()}
+"""0.01 for CNY. Made once, since every line of every bill is rounded."""
 
 
 def check_currency(code: str, field: str) -> str:
@@ -22,7 +23,7 @@ def check_currency(code: str, field: str) -> str:
 
 def round_to_minor_unit(amount: Decimal, currency: str) -> Decimal:
     """Return an amount rounded half up to the currency's minor unit."""
-    return amount.quantize(Decimal(1).scaleb(-MINOR_UNITS[currency]), ROUND_HALF_UP, EXACT)
+    return amount.quantize(_MINOR_UNIT_OF[currency], ROUND_HALF_UP, EXACT)
 
 
 def has_fraction_of_minor_unit(amount: Decimal, currency: str) -> bool:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
 
-from metering.billing.currencies import EXACT, round_to_minor_unit
-from metering.model import ApiPrice, BillLine, BillLinePart, Month, MonthUsage, PriceModel, PricePlan, Tier
+from metering.billing.currencies import round_to_minor_unit
+from metering.model import EXACT, ApiPrice, BillLine, BillLinePart, Month, MonthUsage, PriceModel, PricePlan
 
 FREE = Decimal(0)
 
@@ -52,7 +52,7 @@ def _line(usage: list[MonthUsage], plan: PricePlan, price: ApiPrice) -> BillLine
     parts = price_calls(price, earlier_calls, charged_calls)
     exact = Decimal(0)
     for part in parts:
-        exact = EXACT.fma(Decimal(part.quantity), part.unit_price, exact)
+        exact = EXACT.add(exact, part.exact_amount)
     return BillLine(
         api=price.api,
         occurred_month=usage[0].occurred_month,
@@ -73,19 +73,17 @@ def price_calls(price: ApiPrice, earlier: int, calls: int) -> tuple[BillLinePart
     are there only for carried calls, so that those get neither free calls nor cheap tiers twice.
     """
     first, last = earlier + 1, earlier + calls
-    if price.model is PriceModel.VOLUME:
-        reached = next(tier for tier in price.tiers if tier.up_to is None or last <= tier.up_to)
-        tiers: tuple[Tier, ...] = (Tier(None, reached.unit_price),)
-    else:
-        tiers = price.tiers
-    parts: dict[Decimal, int] = {}
+    parts: list[BillLinePart] = []
     free = min(last, price.free_calls) - first + 1
     if free > 0:
-        parts[FREE] = free
+        parts.append(BillLinePart(free, FREE, 1, price.free_calls))
         first += free
-    for tier in tiers:
+    tier_from = 1
+    for tier in price.tiers:
         end = last if tier.up_to is None else min(last, tier.up_to)
-        if end >= first:
-            parts[tier.unit_price] = parts.get(tier.unit_price, 0) + end - first + 1
+        # By volume, the tier that the last call falls in prices all of them.
+        if end >= first and (end == last or price.model is not PriceModel.VOLUME):
+            parts.append(BillLinePart(end - first + 1, tier.unit_price, tier_from, tier.up_to))
             first = end + 1
-    return tuple(BillLinePart(quantity, unit_price) for unit_price, quantity in parts.items())
+        tier_from = end + 1
+    return tuple(parts)

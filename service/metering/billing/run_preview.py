@@ -27,9 +27,9 @@ class UnbilledBook(Protocol):
     """What there is to bill."""
 
     def unbilled_accounts(
-        self, month: Month, after: AccountId, accounts: int
+        self, month: Month, account_ids: Sequence[AccountId], *, locked: bool
     ) -> AbstractAsyncContextManager[UnbilledAccounts]:
-        """Look at the next accounts in one transaction, while nobody else bills that month."""
+        """Look at accounts in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +68,23 @@ class RunPreview:
             issued: dict[AccountId, list[Bill]] = {account.account_id: [] for account in accounts}
             unrated: dict[AccountId, list[Month]] = {account.account_id: [] for account in accounts}
             for month in months:
-                bills, without_price = await self._would_issue(month, after, now)
-                # An account that was activated a moment ago may have taken the place of the last one.
+                bills, without_price = await self._would_issue(month, list(issued), now)
                 for bill in bills:
-                    issued.get(bill.account_id, []).append(bill)
+                    issued[bill.account_id].append(bill)
                 for account_id in without_price:
-                    unrated.get(account_id, []).append(month)
+                    unrated[account_id].append(month)
             for account in accounts:
                 found = _preview(account, issued[account.account_id], unrated[account.account_id], today)
                 if found.issued or found.unrated_months or found.deducted.amount or found.suspends:
                     yield found
             after = accounts[-1].account_id
 
-    async def _would_issue(self, month: Month, after: AccountId, now: datetime) -> tuple[list[Bill], list[AccountId]]:
-        """Return the bills that closing a month would issue to the next accounts, and those that have no price."""
-        async with self._unbilled.unbilled_accounts(month, after, ACCOUNTS_PER_CHUNK) as accounts:
-            return rate_accounts(accounts, month, now)
+    async def _would_issue(
+        self, month: Month, account_ids: Sequence[AccountId], now: datetime
+    ) -> tuple[list[Bill], list[AccountId]]:
+        """Return the bills that closing a month would issue to accounts, and those of them that have no price."""
+        async with self._unbilled.unbilled_accounts(month, account_ids, locked=False) as accounts:
+            return await rate_accounts(accounts, month, now)
 
 
 def _preview(account: SettlingAccount, issued: list[Bill], unrated: list[Month], today: date) -> AccountPreview:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from faceid_metering import MeteringClient, to_decimal
 from faceid_metering import messages as pb
-from metering.commands.common import ask, connected, failing_plainly, out, target_setting
+from metering.commands.common import Target, ask, connected, failing_plainly, out, print_table, target_setting
 from metering.demo import money_text
 
 FAILED = 1
@@ -21,7 +21,7 @@ FAILED = 1
 @click.option("--dry-run", is_flag=True, help="Only tell what would happen, account by account.")
 @target_setting
 @failing_plainly
-def run_month(target: str, dry_run: bool) -> None:  # noqa: FBT001 - a flag
+def run_month(target: Target, dry_run: bool) -> None:  # noqa: FBT001 - a flag
     """Do the monthly run now: close each month that has ended, deduct each bill that is not paid.
 
     The service does it by itself on day 1 to 3. May be repeated. Exit code 1 if a month or an account failed; the
@@ -36,7 +36,7 @@ def run_month(target: str, dry_run: bool) -> None:  # noqa: FBT001 - a flag
         raise click.exceptions.Exit(FAILED)
 
 
-async def preview(target: str) -> None:
+async def preview(target: Target) -> None:
     """Print what a run would do, as it comes in."""
     bills = suspended = unrated = 0
     issued: dict[str, Decimal] = {}
@@ -72,7 +72,7 @@ def preview_text(account: pb.PreviewRunMonthResponse) -> str:
 @click.option("--last", default=12, show_default=True, type=click.IntRange(1), help="So many, the newest first.")
 @target_setting
 @failing_plainly
-def runs(target: str, last: int) -> None:
+def runs(target: Target, last: int) -> None:
     """List what each monthly run did, newest first."""
 
     async def read(metering: MeteringClient) -> list[pb.MonthlyRun]:
@@ -99,7 +99,7 @@ def runs(target: str, last: int) -> None:
             f"{run.accounts_suspended:,}",
             f"[red]{run.failures:,}[/red]" if run.failures else "",
         )
-    out.print(table)
+    print_table(table)
     for run in found:
         show_failures(run)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from faceid_metering import MeteringClient
 from faceid_metering import MeteringError as ClientError
 from faceid_metering import messages as pb
-from metering.commands.common import ask, connected, failing_plainly, out, target_setting
+from metering.commands.common import Target, ask, connected, failing_plainly, out, print_table, target_setting
 from metering.commands.price_plan_file import PricePlanFile, read_price_plan, to_toml
 
 
@@ -23,7 +23,7 @@ def price_plans() -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @target_setting
 @failing_plainly
-def put(files: Sequence[Path], target: str) -> None:
+def put(files: Sequence[Path], target: Target) -> None:
     """Store the price plan of each FILE (TOML, or JSON if it ends in .json). An unchanged plan gets no new version.
 
     All files are read before the first plan is stored.
@@ -31,7 +31,7 @@ def put(files: Sequence[Path], target: str) -> None:
     asyncio.run(put_all([read_price_plan(path) for path in files], target))
 
 
-async def put_all(files: Sequence[PricePlanFile], target: str) -> None:
+async def put_all(files: Sequence[PricePlanFile], target: Target) -> None:
     """Store price plans; raises FileError for one that the service refuses."""
     async with connected(target) as metering:
         for file in files:
@@ -59,7 +59,7 @@ async def newest_version(metering: MeteringClient, price_plan_id: str) -> int:
 @price_plans.command("list")
 @target_setting
 @failing_plainly
-def list_plans(target: str) -> None:
+def list_plans(target: Target) -> None:
     """List the newest version of every price plan."""
 
     async def read(metering: MeteringClient) -> list[pb.PricePlan]:
@@ -70,7 +70,7 @@ def list_plans(target: str) -> None:
         table.add_row(
             plan.price_plan_id, str(plan.version), plan.currency, ", ".join(price.api for price in plan.prices)
         )
-    out.print(table)
+    print_table(table)
 
 
 @price_plans.command()
@@ -78,7 +78,7 @@ def list_plans(target: str) -> None:
 @click.option("--version", default=0, type=click.IntRange(0), help="This version. [default: the newest]")
 @target_setting
 @failing_plainly
-def show(price_plan: str, version: int, target: str) -> None:
+def show(price_plan: str, version: int, target: Target) -> None:
     """Print PRICE_PLAN as a TOML file, ready to be changed and put."""
     plan = asyncio.run(ask(target, lambda metering: metering.get_price_plan(price_plan, version), "asking …"))
     click.echo(to_toml(plan), nl=False)

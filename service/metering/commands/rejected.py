@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.markup import escape
 
 from faceid_metering import messages as pb
-from metering.commands.common import ask, connected, failing_plainly, out, target_setting
+from metering.commands.common import Target, ask, connected, failing_plainly, out, target_setting
 
 STATES = {
     "all": pb.RejectedCallState.REJECTED_CALL_STATE_UNSPECIFIED,
@@ -27,7 +27,7 @@ def rejected() -> None:
 @click.option("--state", default="all", show_default=True, type=click.Choice(list(STATES)), help="What became of them.")
 @target_setting
 @failing_plainly
-def list_rejected(account: str, state: str, target: str) -> None:
+def list_rejected(account: str, state: str, target: Target) -> None:
     """List rejected calls, oldest first, with what has become of each."""
 
     async def show() -> int:
@@ -50,7 +50,7 @@ def list_rejected(account: str, state: str, target: str) -> None:
 )
 @target_setting
 @failing_plainly
-def retry(account: str, however_old: bool, target: str) -> None:  # noqa: FBT001 - a flag
+def retry(account: str, however_old: bool, target: Target) -> None:  # noqa: FBT001 - a flag
     """Record rejected calls after all, for instance once their account is activated. May be repeated."""
     answer = asyncio.run(
         ask(

@@ -5,8 +5,9 @@ recorded is noted only after that: who is killed in between leaves calls that th
 """
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from metering.clock import Clock
@@ -31,6 +32,9 @@ class RejectedCallBook(Protocol):
         self, account_id: str, page_size: int, page_token: str, *, recorded: bool | None = None
     ) -> Page[RejectedCall]:
         """Return rejected calls of an account, or of all for an empty one, oldest first."""
+
+    async def dropped_days(self, days: Iterable[date]) -> AbstractSet[date]:
+        """Return those of the days whose calls were dropped."""
 
     async def note_retried(
         self,
@@ -113,6 +117,10 @@ class Retrier:
                 calls.append((each, call))
             else:
                 again.append((each, account_not_found(each.account_id)))
+        # Of a call on such a day, nobody could tell any more whether it is a repeat.
+        dropped = await self._book.dropped_days({call.occurred_on for _, call in calls})
+        again += [(each, _dropped(call)) for each, call in calls if call.occurred_on in dropped]
+        calls = [(each, call) for each, call in calls if call.occurred_on not in dropped]
         receipts = await self._calls.submit([call for _, call in calls], wait_s) if calls else ()
         recorded: list[tuple[RejectedCall, Month]] = []
         for (each, _), receipt in zip(calls, receipts, strict=True):
@@ -142,6 +150,13 @@ class Retrier:
             if too_old and however_old:
                 return error.call
             raise
+
+
+def _dropped(call: Call) -> MeteringError:
+    msg = (
+        f"occurred_at: the calls of {call.occurred_on} were archived and dropped; whether it is a repeat cannot be told"
+    )
+    return MeteringError(Reason.CALLS_DROPPED, msg)
 
 
 def _count(receipts: Iterable[Receipt | MeteringError], retried: RetriedCalls) -> None:

@@ -6,11 +6,14 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from metering.clock import Clock
+from metering.metrics import Metrics
 from metering.model import SenderState
 
 NUMBERS_MAX = 2**62
 SENDERS_MAX = 10_000
 """Senders with unwritten news; more than that are not noted, which costs nothing but knowledge of their losses."""
+RANGES_MAX = 100_000
+"""Ranges of numbers, of all senders, that wait to be written; the same holds of more."""
 
 
 class SenderNews(NamedTuple):
@@ -39,34 +42,39 @@ class _Unwritten:
     numbers: int = 0
     closing: bool = False
 
-    def add(self, news: SenderNews) -> None:
+    def add(self, news: SenderNews) -> int:
+        """Add to it; returns how many more ranges it has."""
         end = news.first_number + news.calls
         self.numbers = max(self.numbers, news.numbers, end - 1)
         self.closing |= news.closing
         if not news.calls:
-            return
+            return 0
         if self.ranges and self.ranges[-1][1] == news.first_number:
             self.ranges[-1][1] = end
-        else:
-            self.ranges.append([news.first_number, end])
+            return 0
+        self.ranges.append([news.first_number, end])
+        return 1
 
 
 class Senders:
     """Gathers in memory what has arrived, and writes it down once in a while: not in the way of recording."""
 
-    def __init__(self, book: SenderBook, clock: Clock) -> None:
+    def __init__(self, book: SenderBook, clock: Clock, metrics: Metrics) -> None:
         self._book = book
         self._clock = clock
+        self._metrics = metrics
         self._unwritten: dict[UUID, _Unwritten] = {}
+        self._ranges = 0
 
     def note(self, news: SenderNews) -> None:
         """Note a request that was answered."""
         unwritten = self._unwritten.get(news.sender_id)
+        if self._ranges >= RANGES_MAX or (unwritten is None and len(self._unwritten) >= SENDERS_MAX):
+            self._metrics.sender_news_dropped.inc()
+            return
         if unwritten is None:
-            if len(self._unwritten) >= SENDERS_MAX:
-                return
             unwritten = self._unwritten[news.sender_id] = _Unwritten()
-        unwritten.add(news)
+        self._ranges += unwritten.add(news)
 
     async def write(self) -> None:
         """Write down what is new; raises DatabaseUnavailableError, and then it is kept for the next time."""
@@ -74,6 +82,7 @@ class Senders:
             return
         now = self._clock.now()
         taken, self._unwritten = self._unwritten, {}
+        ranges, self._ranges = self._ranges, 0
         try:
             # Sorted, so that replicas that write the same senders at once do not deadlock.
             await self._book.note(
@@ -93,4 +102,5 @@ class Senders:
                 else:
                     taken[sender_id] = later
             self._unwritten = taken
+            self._ranges += ranges
             raise

@@ -12,7 +12,7 @@ from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import format_month, parse_month
 from metering.billing.run_preview import RunPreview
 from metering.errors import MeteringError, Reason, invalid_field
-from metering.model import AccountId, Bill, Month, MonthlyRunRecord, Page, RejectedCall
+from metering.model import AccountId, Bill, Month, MonthlyRunRecord, MonthProgress, Page, RejectedCall
 from metering.recording.retry import Retrier
 from metering.recording.validation import check_name
 from metering.rpc import convert
@@ -41,6 +41,9 @@ class BillReader(Protocol):
 
     async def list_bills(self, account_id: AccountId, page_size: int, page_token: str) -> Page[Bill]:
         """Return bills of an account, newest first."""
+
+    async def month(self, month: Month) -> MonthProgress:
+        """Tell what has become of a month."""
 
 
 class RejectedCallReader(Protocol):
@@ -122,7 +125,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         del context
         if request.version < 0:
             raise invalid_field("version", f"{request.version} is less than 0; 0 is the newest")
-        plan = await self._accounts.price_plan(check_name(request.price_plan_id, "price_plan_id"), request.version)
+        account_id = account_id_of(request) if request.account_id else None
+        plan_id = check_name(request.price_plan_id, "price_plan_id")
+        plan = await self._accounts.price_plan(plan_id, request.version, account_id)
         return pb.GetPricePlanResponse(price_plan=convert.price_plan(plan))
 
     async def ListPricePlans(  # noqa: N802
@@ -204,6 +209,11 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         del request, context
         async for preview in self._run_preview.accounts():
             yield convert.account_preview(preview)
+
+    async def GetMonth(self, request: pb.GetMonthRequest, context: Context) -> pb.GetMonthResponse:  # noqa: N802
+        """Tell what has become of a month."""
+        del context
+        return convert.month_progress(await self._bills.month(parse_month(request.month)))
 
     async def ListMonthlyRuns(  # noqa: N802
         self, request: pb.ListMonthlyRunsRequest, context: Context

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import money_pb2
 
 from faceid.metering.v1 import resources_pb2 as pb
-from faceid.metering.v1.account_service_pb2 import PreviewRunMonthResponse
+from faceid.metering.v1.account_service_pb2 import GetMonthResponse, PreviewRunMonthResponse
 from faceid.metering.v1.metering_service_pb2 import BatchRecordCallsRequest, RecordCallRequest
 from metering.billing.months import format_month
 from metering.billing.run_preview import AccountPreview
@@ -26,6 +26,7 @@ from metering.model import (
     Money,
     MonthlyRunRecord,
     MonthlyUsage,
+    MonthProgress,
     PriceModel,
     PricePlan,
     RecordedCall,
@@ -191,6 +192,7 @@ def bill(found: Bill) -> pb.Bill:
         issued_at=timestamp(found.issued_at),
         due_date=found.due_date.isoformat(),
         lines=[_bill_line(line, found.currency) for line in found.lines],
+        calls_digest=found.calls_digest.hex() if found.calls_digest else "",
     )
 
 
@@ -201,7 +203,14 @@ def _bill_line(line: BillLine, currency: str) -> pb.BillLine:
         calls=line.calls,
         charged_calls=line.charged_calls,
         parts=[
-            pb.BillLinePart(quantity=part.quantity, unit_price=_decimal_text(part.unit_price)) for part in line.parts
+            pb.BillLinePart(
+                quantity=part.quantity,
+                unit_price=_decimal_text(part.unit_price),
+                tier_from=part.tier_from,
+                tier_up_to=part.tier_up_to or 0,
+                exact_amount=_decimal_text(part.exact_amount),
+            )
+            for part in line.parts
         ],
         exact_amount=_decimal_text(line.exact_amount),
         amount=money(line.amount, currency),
@@ -248,6 +257,18 @@ def monthly_run(run: MonthlyRunRecord) -> pb.MonthlyRun:
             pb.MonthlyRunFailure(month=format_month(each.month), account_id=each.account_id, message=each.message)
             for each in run.failed
         ],
+    )
+
+
+def month_progress(progress: MonthProgress) -> GetMonthResponse:
+    """Return a message for what has become of a month."""
+    return GetMonthResponse(
+        state="MONTH_STATE_CLOSED" if progress.closed_at else "MONTH_STATE_OPEN",
+        closed_at=timestamp(progress.closed_at) if progress.closed_at else None,
+        billed_at=timestamp(progress.billed_at) if progress.billed_at else None,
+        bills_issued=progress.bills_issued,
+        accounts=progress.accounts,
+        accounts_looked_at=progress.accounts_looked_at,
     )
 
 

@@ -1,20 +1,29 @@
 """The one place where RPCs are counted and timed, and where errors become gRPC statuses."""
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError
+from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError, invalid_field
 from metering.metrics import Metrics
+from metering.rpc.acts import ActNotes
+from metering.rpc.permissions import PERMISSIONS, Check, Guard
 from metering.rpc.status import status_of
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+CHECKED_AGAIN_AFTER_S = 1.0
+"""Before a stream goes on, it is looked whether its reader still may have it, unless that is so short a time ago."""
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +36,11 @@ class Edge(grpc.GenericRpcHandler):
     every RPC. What that costs is in docs/adr/0003-methods-are-found-by-name.md.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, acts: ActNotes, guard: Guard | None) -> None:
+        """Take `guard` for who may do what; None: anybody may do everything."""
         self._metrics = metrics
+        self._acts = acts
+        self._guard = guard
         self._handlers: dict[str, Handler] = {}
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
@@ -45,16 +57,80 @@ class Edge(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        observer = _Observer(self._metrics, method, streaming=bool(handler.response_streaming))
+        permission = PERMISSIONS.get(method)
+        if permission is None:
+            msg = f"{method} has no row in metering.rpc.permissions: say there who may send it"
+            raise TypeError(msg)
+        check = self._guard.check_of(method, permission) if self._guard else None
+        observer = _Observer(self._metrics, method, handler)
         codecs = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _deserializer(handler.request_deserializer),
             "response_serializer": _serializer(handler.response_serializer),
         }
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, observer), **codecs)
+            behavior: Callable[..., Any] = handler.unary_unary
+            if permission.act:
+                behavior = self._acts.noted(method, behavior)
+            return grpc.unary_unary_rpc_method_handler(_unary(_of_readable(behavior), check, observer), **codecs)
+        if permission.act:
+            msg = f"{method} is an act and streams: that is not noted yet"
+            raise TypeError(msg)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, observer), **codecs)
-        return handler  # reflection, which streams requests
+            behavior = handler.unary_stream
+            if inspect.iscoroutinefunction(behavior):
+                behavior = _generator(behavior)
+            return grpc.unary_stream_rpc_method_handler(_streaming(_of_readable(behavior), check, observer), **codecs)
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(
+                _streaming(_of_readable_stream(handler.stream_stream), check, observer), **codecs
+            )
+        msg = f"{method} streams requests only: there is no such method yet"
+        raise TypeError(msg)
+
+
+class _Unreadable:
+    """Stands for a request that is no message of its type. Whoever looks at it raises INVALID_FIELD."""
+
+    def __init__(self, why: str) -> None:
+        self.error = invalid_field("request", f"{why}; send a message of the contract")
+
+    def __getattr__(self, _name: str) -> NoReturn:
+        raise self.error
+
+
+def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Return what reads requests; gRPC itself would answer those it cannot read with UNKNOWN, and log a traceback."""
+    if deserialize is None:
+        raise TypeError("a method without a deserializer")
+
+    def read(data: bytes) -> Any:  # noqa: ANN401 - any message
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return _Unreadable(str(error))
+
+    return read
+
+
+def _of_readable(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that is not asked with a request that cannot be read."""
+
+    def ask(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        if type(request) is _Unreadable:
+            raise request.error
+        return behavior(request, context)
+
+    return ask
+
+
+def _of_readable_stream(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    async def readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if type(request) is _Unreadable:
+                raise request.error
+            yield request
+
+    return lambda requests, context: behavior(readable(requests), context)
 
 
 def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
@@ -67,9 +143,12 @@ def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], byt
 class _Observer:
     """Counts and times the RPCs of one method, and ends those that fail."""
 
-    def __init__(self, metrics: Metrics, method: str, *, streaming: bool) -> None:
+    def __init__(self, metrics: Metrics, method: str, handler: Handler) -> None:
         _, service, name = method.split("/")
-        labels = ("server_stream" if streaming else "unary", service, name)
+        kind = (
+            "bidi_stream" if handler.request_streaming else "server_stream" if handler.response_streaming else "unary"
+        )
+        labels = (kind, service, name)
         self._method = method
         self._metrics = metrics
         self._labels = labels
@@ -82,6 +161,13 @@ class _Observer:
 
     async def fail(self, context: Context, error: Exception) -> NoReturn:
         """End an RPC with the status for an error."""
+        if isinstance(error, aio.AbortError):  # by health, with a status of its own
+            number: Any = context.code()  # whatever its type says
+            self.count(_CODES[number])
+            raise error
+        if isinstance(error, NotImplementedError):  # health knows a method that the library does not have
+            self.count(grpc.StatusCode.UNIMPLEMENTED)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} is not served")
         if isinstance(error, TransactionConflictError):
             error = DatabaseUnavailableError("other transactions were in the way again and again; send it again")
         elif not isinstance(error, MeteringError):
@@ -92,13 +178,15 @@ class _Observer:
         await context.abort(code, message, trailers)
 
 
-def _unary(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., Awaitable[Any]]:
+def _unary(behavior: Callable[..., Any], check: Check | None, observer: _Observer) -> Callable[..., Awaitable[Any]]:
     started, seconds, succeeded = observer.started.inc, observer.seconds.observe, observer.succeeded.inc
 
     async def handle(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
         begin = perf_counter()
         started()
         try:
+            if check is not None:
+                check(request, context)
             response = await behavior(request, context)
         except asyncio.CancelledError:
             observer.count(grpc.StatusCode.CANCELLED)
@@ -114,11 +202,31 @@ def _unary(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., A
     return handle
 
 
-def _streaming(behavior: Callable[..., Any], observer: _Observer) -> Callable[..., AsyncIterator[Any]]:
+def _generator(behavior: Callable[..., Awaitable[None]]) -> Callable[..., AsyncIterator[Any]]:
+    """Make a generator of a method that writes its responses through the context, as that of health does."""
+
+    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        await behavior(request, context)
+        nothing: tuple[Any, ...] = ()
+        for response in nothing:
+            yield response
+
+    return generate
+
+
+def _streaming(
+    behavior: Callable[..., Any], check: Check | None, observer: _Observer
+) -> Callable[..., AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
         observer.started.inc()
         try:
+            if check is not None:
+                check(request, context)
+            checked_at = monotonic()
             async for response in behavior(request, context):
+                if check is not None and monotonic() - checked_at > CHECKED_AGAIN_AFTER_S:
+                    check(request, context)
+                    checked_at = monotonic()
                 yield response
         except asyncio.CancelledError:
             observer.count(grpc.StatusCode.CANCELLED)

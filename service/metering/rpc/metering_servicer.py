@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from grpc import aio
 
 RECORDS_MAX = 10_000
+CALLS_IN_PAGE_MAX = 1_000
 WATCHED_ACCOUNTS_MAX = 10_000
 
 WAIT_DEFAULT_S = 10.0
@@ -36,8 +37,13 @@ Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 class CallReader(Protocol):
     """Where calls are kept."""
 
-    def list_calls(self, account_id: AccountId, month: Month) -> AsyncIterator[list[RecordedCall]]:
-        """Return the calls on a month's bill, some at a time."""
+    def list_calls(
+        self, account_id: AccountId, month: Month, page_size: int, page_token: str
+    ) -> AsyncIterator[list[RecordedCall]]:
+        """Return the calls on a month's bill after a token, at most `page_size` at a time."""
+
+    def token_after(self, recorded: RecordedCall) -> str:
+        """Return the token with which `list_calls` goes on after a call."""
 
 
 class MeteringServicer(pb_grpc.MeteringServiceServicer):
@@ -157,11 +163,19 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
     ) -> AsyncIterator[pb.ListCallsResponse]:
         """Stream the calls on a bill."""
         del context
-        account_id, month = account_id_of(request), parse_month(request.month)
+        account_id, month, page_size = account_id_of(request), parse_month(request.month), request.page_size
+        if page_size < 0:
+            raise invalid_field("page_size", f"{page_size} is less than 0; 0 is a call in each response")
         await self._look_up(account_id)
-        async for calls in self._calls.list_calls(account_id, month):
+        at_a_time = min(page_size or CALLS_IN_PAGE_MAX, CALLS_IN_PAGE_MAX)
+        async for calls in self._calls.list_calls(account_id, month, at_a_time, request.page_token):
+            if page_size:
+                messages = list(map(convert.recorded_call, calls))
+                yield pb.ListCallsResponse(calls=messages, next_page_token=self._calls.token_after(calls[-1]))
+                continue
             for call in calls:
-                yield pb.ListCallsResponse(call=convert.recorded_call(call))
+                token = self._calls.token_after(call)
+                yield pb.ListCallsResponse(call=convert.recorded_call(call), next_page_token=token)
 
     async def _look_up(self, account_id: AccountId) -> ServiceStatus:
         found = await self._statuses.of([account_id])

@@ -1,7 +1,9 @@
 """The gRPC server: services, health, reflection, limits."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
@@ -16,6 +18,8 @@ from faceid.metering.v1 import (
 from metering.rpc.account_servicer import AccountServicer
 from metering.rpc.edge import Edge
 from metering.rpc.metering_servicer import MeteringServicer
+from metering.security.reloading import Reloaded
+from metering.security.server_certificate import ServerCertificate
 
 SERVICES = (
     metering_service_pb2.DESCRIPTOR.services_by_name["MeteringService"].full_name,
@@ -44,17 +48,59 @@ def server_options(*, share_port: bool) -> Sequence[tuple[str, int]]:
     )
 
 
-class RpcServer:
-    """Serves both services, health and reflection on one address."""
+def server_credentials(certificate: Reloaded[ServerCertificate]) -> grpc.ServerCredentials:
+    """Return what makes each new connection use the certificate then in force; those that stand keep theirs."""
+    in_use = certificate.value
 
-    def __init__(self, metering: MeteringServicer, accounts: AccountServicer, edge: Edge, *, share_port: bool) -> None:
-        """Build it; with `share_port`, several processes may listen on one port, and the kernel spreads connections."""
+    def fetch_changed() -> Any:  # noqa: ANN401 - a configuration or None, which its stub does not know of
+        nonlocal in_use
+        newest = certificate.value
+        if newest is in_use:
+            return None
+        in_use = newest
+        return _configuration(newest)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(in_use), fetch_changed, require_client_authentication=in_use.client_ca is not None
+    )
+
+
+def _configuration(certificate: ServerCertificate) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)], certificate.client_ca)
+
+
+class RpcServer:
+    """Serves both services, health and, if wanted, reflection on one address."""
+
+    def __init__(
+        self,
+        metering: MeteringServicer,
+        accounts: AccountServicer,
+        edge: Edge,
+        certificate: Reloaded[ServerCertificate] | None,
+        *,
+        reflects: bool,
+        share_port: bool,
+    ) -> None:
+        """Build it.
+
+        Args:
+            metering: one of the services.
+            accounts: the other one.
+            edge: what all methods go through.
+            certificate: for TLS; None: nothing is encrypted.
+            reflects: whether reflection is served.
+            share_port: several processes may listen on one port, and the kernel spreads connections.
+
+        """
+        self._certificate = certificate
         metering_service_pb2_grpc.add_MeteringServiceServicer_to_server(metering, edge)
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(accounts, edge)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, edge)
-        names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), edge)
+        if reflects:
+            names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), edge)
         self._server = aio.server(handlers=[edge], options=server_options(share_port=share_port))
 
     async def start(self, listen: str) -> int:
@@ -66,7 +112,10 @@ class RpcServer:
         """
         await self.set_serving(serving=False)
         try:
-            port = self._server.add_insecure_port(listen)
+            if self._certificate is None:
+                port = self._server.add_insecure_port(listen)
+            else:
+                port = self._server.add_secure_port(listen, server_credentials(self._certificate))
         except RuntimeError as error:
             msg = f"cannot listen on {listen}: {error}"
             raise OSError(msg) from error

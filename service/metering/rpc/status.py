@@ -22,11 +22,15 @@ CODES = {
     Reason.MONTH_NOT_ENDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.MONTH_ALREADY_BILLED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.CURRENCY_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CALLS_DROPPED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.MONTHLY_RUN_UNDER_WAY: grpc.StatusCode.ABORTED,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.TOKEN_EXPIRED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
@@ -22,14 +23,16 @@ from metering.model import (
     LedgerEntry,
     Money,
     Month,
+    MonthProgress,
     MonthUsage,
     Page,
     PricePlan,
     ServiceState,
     ServiceStatus,
 )
-from metering.store.accounts import PlansOfAccounts, notify_status_changed, service_status
+from metering.store.accounts import AccountStore, PlansOfAccounts, notify_status_changed, service_status
 from metering.store.database import Database
+from metering.store.digests import BilledCalls, add_digests
 from metering.store.page_token import decode_page_token, encode_page_token
 
 if TYPE_CHECKING:
@@ -41,8 +44,8 @@ SEAL_TRIES = 10
 SEAL_PAUSE_S = 0.5
 """Between two tries; what waits to be recorded is recorded meanwhile."""
 
-_ROWS_PER_PART = 500
-"""Rows that are sent together."""
+_ROWS_PER_PART = 200
+"""Rows that are written and sent together, in about a millisecond: calls that are being recorded wait for no longer."""
 _BILL_COLUMNS = ("account_id", "month", "currency", "state", "total", "deducted", "issued_at", "due_date")
 _LINE_COLUMNS = (
     "account_id",
@@ -131,25 +134,26 @@ class UnbilledAccounts:
     ) -> None:
         self._database = database
         self._connection = connection
-        self.account_ids = list(currencies)
         self.currencies = currencies
         self.usage = usage
         self._plans = plans
 
     @classmethod
     async def read(
-        cls, database: Database, connection: "Connection", month: Month, after: AccountId, accounts: int
+        cls, database: Database, connection: "Connection", month: Month, account_ids: Sequence[AccountId], *, lock: bool
     ) -> "UnbilledAccounts":
-        """Read the next accounts after `after`, their usage on the bill of `month` unless they have it, their plans."""
+        """Read accounts, their usage on the bill of `month` unless they have it, and their plans."""
         sql = database.sql
-        currencies = {
-            row["account_id"]: row["currency"] for row in await connection.fetch(sql["accounts_after"], after, accounts)
-        }
-        billed = {row["account_id"] for row in await connection.fetch(sql["billed_accounts"], list(currencies), month)}
-        unbilled = [account_id for account_id in currencies if account_id not in billed]
-        counted = [tuple(row) for row in await connection.fetch(sql["usage_of_accounts"], unbilled, month)]
+        # Locked before it is looked for bills: of two who bill an account at once, the second one finds the bill.
+        rows = await connection.fetch(sql["lock_accounts" if lock else "currencies"], account_ids)
+        currencies = {row["account_id"]: row["currency"] for row in rows}
+        billed = {row["account_id"] for row in await connection.fetch(sql["billed_accounts"], account_ids, month)}
+        unbilled = [account_id for account_id in account_ids if account_id not in billed]
+        counted = map(tuple, await connection.fetch(sql["usage_of_accounts"], unbilled, month))
         usage = await with_earlier_calls(database, connection, counted, month)
-        plans = await PlansOfAccounts.read(database, connection, sorted({row[0] for row in counted}), usage, month)
+        plans = await PlansOfAccounts.read(
+            database, connection, sorted({each.account_id for each in usage}), usage, month
+        )
         return cls(database, connection, currencies, usage, plans)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
@@ -157,12 +161,14 @@ class UnbilledAccounts:
         return self._plans.plan(account_id, month)
 
     async def issue(self, bills: Sequence[Bill]) -> None:
-        """Issue bills of these accounts."""
+        """Issue bills of these accounts, which are for one month."""
         sql = self._database.sql
         account_ids = [bill.account_id for bill in bills]
-        await self._connection.fetch(sql["lock_accounts"], account_ids)
         await self._copy("bills", _BILL_COLUMNS, map(_bill_row, bills))
-        await self._copy("bill_lines", _LINE_COLUMNS, (_line_row(bill, line) for bill in bills for line in bill.lines))
+        month = bills[0].month.isoformat()
+        lines = (_line_row(bill.account_id, month, line) for bill in bills for line in bill.lines)
+        await self._copy("bill_lines", _LINE_COLUMNS, lines)
+        await add_digests(self._database, self._connection, map(BilledCalls.of, bills))
         await self._connection.execute(sql["bump_status_versions"], account_ids)
         await notify_status_changed(self._database, self._connection, account_ids)
 
@@ -227,14 +233,29 @@ class BillStore:
             await connection.execute(self._database.sql["lock_month"], _number(month))
             return bool(await connection.fetchval(self._database.sql["seal_month"], month, now))
 
+    def account_ids(self, chunk: int) -> AsyncIterator[list[AccountId]]:
+        """Return the ids of all accounts, at most `chunk` at a time, sorted."""
+        return AccountStore(self._database).account_ids(chunk)
+
     @asynccontextmanager
     async def unbilled_accounts(
-        self, month: Month, after: AccountId, accounts: int
-    ) -> AsyncIterator["UnbilledAccounts"]:
-        """Look at the next accounts in one transaction, while nobody else bills that month."""
+        self, month: Month, account_ids: Sequence[AccountId], *, locked: bool
+    ) -> AsyncIterator[UnbilledAccounts]:
+        """Look at accounts in one transaction; with `locked`, which issuing bills needs, while nobody else does."""
         async with self._database.transaction() as connection:
-            await connection.execute(self._database.sql["lock_billing"], _number(month))
-            yield await UnbilledAccounts.read(self._database, connection, month, after, accounts)
+            await connection.execute(self._database.sql["lock_billing"])
+            yield await UnbilledAccounts.read(self._database, connection, month, account_ids, lock=locked)
+
+    async def note_billed(self, month: Month, now: datetime) -> None:
+        """Note that every account with usage in a month, which is closed, has its bill."""
+        await self._database.fetch("note_billed", month, now)
+
+    async def month(self, month: Month) -> MonthProgress:
+        """Tell what has become of a month."""
+        row = await self._database.fetchrow("month", month)
+        assert row is not None  # noqa: S101 - it has no FROM
+        progress = MonthProgress(**row)
+        return replace(progress, accounts_looked_at=progress.accounts) if progress.billed_at else progress
 
     async def month_bills(self, month: Month) -> tuple[int, list[Money]]:
         """Return how many bills a month has, and their totals, one per currency."""
@@ -250,22 +271,22 @@ async def with_earlier_calls(
 ) -> list[MonthUsage]:
     """Add to counts (account_id, occurred_month, api, result_code, calls) on the bill of `month` the earlier calls.
 
-    Only carried calls have any: calls of their own month that stand on bills before `month`.
+    Only carried calls have any: calls of their own month that stand on bills before `month`. Sorted by account.
     """
-    counted = list(counted)
-    carried = sorted(
-        {(account_id, occurred_month) for account_id, occurred_month, *_ in counted if occurred_month < month}
-    )
-    usage = {each[:4]: MonthUsage(*each, 0) for each in counted}
-    if carried:
-        on_this_bill = {(account_id, occurred_month, api) for account_id, occurred_month, api, _ in usage}
-        for row in await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month):
-            line = (row["account_id"], Month(row["occurred_month"]), row["api"])
-            # Earlier calls count towards the tiers whatever their result code is, be it one of no carried call.
-            if line in on_this_bill:
-                found = usage.get((*line, row["result_code"]), MonthUsage(*line, row["result_code"], 0, 0))
-                usage[*line, row["result_code"]] = found._replace(earlier_calls=row["calls"])
-    return list(usage.values())
+    usage = [MonthUsage(*each, 0) for each in counted]
+    carried = sorted({(each.account_id, each.occurred_month) for each in usage if each.occurred_month < month})
+    if not carried:
+        return usage
+    on_this_bill = {(each.account_id, each.occurred_month, each.api) for each in usage}
+    with_earlier = {each[:4]: each for each in usage}
+    for row in await connection.fetch(database.sql["earlier_calls"], *zip(*carried, strict=True), month):
+        line = (row["account_id"], Month(row["occurred_month"]), row["api"])
+        # Earlier calls count towards the tiers whatever their result code is, be it one of no carried call.
+        if line in on_this_bill:
+            key = (*line, row["result_code"])
+            found = with_earlier.get(key, MonthUsage(*key, 0, 0))
+            with_earlier[key] = found._replace(earlier_calls=row["calls"])
+    return sorted(with_earlier.values())
 
 
 async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
@@ -297,11 +318,12 @@ def bill_of_row(row: "asyncpg.Record", lines: tuple[BillLine, ...] = ()) -> Bill
 
 
 async def _csv(rows: Iterable[tuple[object, ...]]) -> AsyncIterator[bytes]:
-    """Write rows as CSV, part by part: PostgreSQL works on one while the next one is written."""
+    """Write rows as CSV, part by part: meanwhile PostgreSQL works on the last one, and calls are recorded."""
     waiting = iter(rows)
     while part := list(islice(waiting, _ROWS_PER_PART)):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(part)
+        await asyncio.sleep(0)
         yield text.getvalue().encode()
 
 
@@ -311,7 +333,7 @@ def _bill_row(bill: Bill) -> tuple[object, ...]:
 
 def read_line(row: "asyncpg.Record") -> BillLine:
     """Make a line of a row of `bill_lines`."""
-    parts = tuple(BillLinePart(quantity, Decimal(price)) for quantity, price in json.loads(row["parts"]))
+    parts = tuple(_read_part(*part) for part in json.loads(row["parts"]))
     return BillLine(
         row["api"],
         row["occurred_month"],
@@ -325,12 +347,20 @@ def read_line(row: "asyncpg.Record") -> BillLine:
     )
 
 
-def _line_row(bill: Bill, line: BillLine) -> tuple[object, ...]:
+def _read_part(quantity: int, unit_price: str, tier_from: int = 0, tier_up_to: int | None = None) -> BillLinePart:
+    # The first bills kept no tiers.
+    return BillLinePart(quantity, Decimal(unit_price), tier_from, tier_up_to)
+
+
+def _line_row(account_id: AccountId, month: str, line: BillLine) -> tuple[object, ...]:
     # Neither a number nor a decimal has anything to escape, and json.dumps takes several times as long.
-    parts = ", ".join(f'[{quantity}, "{unit_price:f}"]' for quantity, unit_price in line.parts)
+    parts = ", ".join(
+        f'[{quantity}, "{unit_price:f}", {tier_from}, {"null" if tier_up_to is None else tier_up_to}]'
+        for quantity, unit_price, tier_from, tier_up_to in line.parts
+    )
     return (
-        bill.account_id,
-        bill.month,
+        account_id,
+        month,
         line.occurred_month,
         line.api,
         line.calls,

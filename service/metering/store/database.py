@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from metering.errors import DatabaseReadOnlyError, DatabaseUnavailableError, LockedError, TransactionConflictError
+from metering.errors import (
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    DatabaseUrlError,
+    LockedError,
+    TransactionConflictError,
+)
 from metering.store.sql import load_queries
 
 if TYPE_CHECKING:
@@ -86,13 +92,25 @@ def translated_errors() -> Iterator[None]:
 
 @contextmanager
 def translated_connect_errors() -> Iterator[None]:
-    """Turn whatever the server says to who wants to connect into DatabaseUnavailableError."""
+    """Turn whatever the server says to who wants to connect into DatabaseUnavailableError.
+
+    Raises:
+        DatabaseUrlError: the URL is none.
+
+    """
     try:
         with translated_errors():
             yield
     except asyncpg.PostgresError as error:
         msg = f"The database does not let us in: {error}. Check METERING_DATABASE_URL, and what the server allows."
         raise DatabaseUnavailableError(msg) from error
+    except (ValueError, OverflowError):
+        # Without a cause: where the driver stumbled is often in the middle of the password.
+        msg = (
+            "METERING_DATABASE_URL is not understood. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 "
+            "for an @ in the password, %2F for a /, %23 for a #, %25 for a %."
+        )
+        raise DatabaseUrlError(msg) from None
 
 
 def is_duplicate_key(error: Exception) -> bool:
@@ -107,10 +125,10 @@ def client_settings(name: str) -> dict[str, str]:
     return {"application_name": f"metering {name}", "timezone": "UTC"}
 
 
-def _session_settings(timeout_s: float) -> dict[str, str]:
+def _session_settings(timeout_s: float, role: str) -> dict[str, str]:
     """Return what holds for a session of the service's own; docs/operations.md has them for the PgBouncer's role."""
     return {
-        "role": SERVICE_ROLE,
+        "role": role,
         # An acknowledged call is on disk: promise P1 does not depend on the server's default.
         "synchronous_commit": "on",
         # Whoever looks at a month once it holds the seal must see what was committed before: see open_month.
@@ -165,7 +183,14 @@ class Database:
 
     @classmethod
     async def connect(
-        cls, url: str, *, name: str, connections: int, timeout_s: float = 30.0, pooler: bool = False
+        cls,
+        url: str,
+        *,
+        name: str,
+        connections: int,
+        timeout_s: float = 30.0,
+        pooler: bool = False,
+        as_owner: bool = False,
     ) -> "Database":
         """Open a pool of at most `connections`.
 
@@ -176,11 +201,13 @@ class Database:
             timeout_s: how long a statement may take, and a transaction stand still.
             pooler: the URL leads through PgBouncer in transaction mode. Each transaction may have another session
                 there, so nothing is set for a session and no statement is prepared: see `check_session`.
+            as_owner: work as the user of the URL, who may drop calls, and not as the service's role.
 
         Raises:
             DatabaseUnavailableError: the URL is none. Whether it leads to a database shows with the first query.
 
         """
+        role = "none" if as_owner else SERVICE_ROLE
         with translated_connect_errors():
             pool = await asyncpg.create_pool(
                 url,
@@ -193,7 +220,7 @@ class Database:
                 target_session_attrs=WRITABLE,
                 init=give_up_silent,
                 reset=_keep_session,
-                server_settings=client_settings(name) | ({} if pooler else _session_settings(timeout_s)),
+                server_settings=client_settings(name) | ({} if pooler else _session_settings(timeout_s, role)),
                 statement_cache_size=0 if pooler else PREPARED_STATEMENTS,
             )
         return cls(pool, load_queries())
@@ -229,6 +256,15 @@ class Database:
         """Lend a connection with a transaction around what is done over it; raises as `connection`."""
         async with self.connection() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def only_one(self, lock: str) -> AsyncIterator[bool]:
+        """Hold the lock that a named query tries to take, as long as this lasts.
+
+        False: another replica has it. It is not taken again if the connection breaks. Raises as `connection`.
+        """
+        async with self.transaction() as connection:
+            yield bool(await connection.fetchval(self.sql[lock]))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["Connection"]:

@@ -1,5 +1,6 @@
 """What metrics show of the books."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from metering.model import Month
@@ -14,6 +15,10 @@ class BookGauges(NamedTuple):
     issued_bills: int
     overdue_bills: int
     last_closed_month: Month | None
+    unbilled_month: Month | None
+    """The newest that is closed, and in which an account with usage may lack its bill."""
+    close_seconds: float
+    """From the seal of the newest closed month until it was billed, or until now."""
 
 
 class GaugeStore:
@@ -22,8 +27,8 @@ class GaugeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def read(self) -> BookGauges:
+    async def read(self, now: datetime) -> BookGauges:
         """Return the present numbers; raises DatabaseUnavailableError."""
-        row = await self._database.fetchrow("book_gauges")
+        row = await self._database.fetchrow("book_gauges", now)
         assert row is not None  # noqa: S101 - it has no FROM
         return BookGauges(*row)

@@ -37,6 +37,18 @@ LOCK_PAUSE_S = 2.0
 log = logging.getLogger(__name__)
 
 
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """Raise the driver's own errors in place of those that SQLAlchemy makes of them."""
+    try:
+        yield
+    except DBAPIError as error:
+        driver_error = error.orig and error.orig.__cause__
+        if not isinstance(driver_error, Exception):
+            raise
+        raise driver_error from error
+
+
 def _migrate(connection: Connection) -> tuple[str | None, str]:
     """Apply what is missing; return the revision before and after."""
     config = Config()
@@ -61,15 +73,6 @@ def _may_run_on_newer(connection: Connection, newest: str) -> bool:
         return False
     oldest: str = connection.scalar(text("SELECT oldest_migration FROM schema_programs"))
     return newest >= oldest
-
-
-@contextmanager
-def _driver_errors() -> Iterator[None]:
-    """Raise what the driver raised in place of what SQLAlchemy made of it."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise (error.orig and error.orig.__cause__) or error from None
 
 
 async def migrate(url: str) -> tuple[str | None, str]:
@@ -126,8 +129,9 @@ async def _migrate_once(url: str) -> tuple[str | None, str]:
             raise DatabaseUnavailableError(msg) from error
         except asyncpg.InsufficientPrivilegeError as error:
             msg = (
-                f"The database lets its user not set up the schema: {error}. Let it own the database and create the "
-                "role metering_service, or create that role beforehand and grant it to the user."
+                f"The database lets its user not set up the schema: {error}. Run `metering migrate` as the owner "
+                "first; or let this user own the database and create the role metering_service, or create that role "
+                "beforehand and grant it to the user."
             )
             raise DatabaseUnavailableError(msg) from error
         finally:
@@ -139,6 +143,14 @@ class InstallationStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def time_zone(self) -> str:
+        """Return the billing time zone; raises DatabaseUnavailableError, also if no service has ever been started."""
+        row = await self._database.fetchrow("installed_time_zone")
+        if row is None:
+            raise DatabaseUnavailableError("No service was ever started on this database, so it has no calls.")
+        zone: str = row["billing_time_zone"]
+        return zone
 
     async def install(self, billing_time_zone: str, today: date, now: datetime) -> str:
         """Note the billing time zone of a new database; return the one that it has.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -34,11 +34,9 @@ class MonthlyRunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @asynccontextmanager
-    async def only_run(self) -> AsyncIterator[bool]:
+    def only_run(self) -> AbstractAsyncContextManager[bool]:
         """Be the one replica that does the monthly run, as long as this lasts; False: another one is."""
-        async with self._database.transaction() as connection:
-            yield bool(await connection.fetchval(self._database.sql["lock_monthly_run"]))
+        return self._database.only_one("lock_monthly_run")
 
     async def last_runs(self, day: date) -> tuple[date | None, datetime | None]:
         """Return the last day whose run did all its work, and when a run of `day` last ended that could not."""
@@ -77,8 +75,18 @@ class MonthlyRunStore:
         return Page(runs, encode_page_token(str(runs[-1].run_id)) if len(rows) > page_size else "")
 
     async def months_to_close(self, before: Month, look_back_to: Month) -> list[Month]:
-        """Return the months before `before` that are open with usage, or since `look_back_to` lack a bill for usage."""
-        return [row["month"] for row in await self._database.fetch("months_to_close", before, look_back_to)]
+        """Return, oldest first, the months before `before` that are open with usage, or closed with unbilled usage.
+
+        The latter since `look_back_to` only.
+        """
+        billed = {row["month"]: row["billed"] for row in await self._database.fetch("closed_months")}
+        months = {month for month in billed if look_back_to <= month < before and not billed[month]}
+        used = Month(date.min)
+        while (row := await self._database.fetchrow("used_month_after", used)) and row["month"]:
+            used = row["month"]
+            if used < before and used not in billed:
+                months.add(used)
+        return sorted(months)
 
     async def unpaid_bills(self, chunk: int) -> AsyncIterator[list[tuple[AccountId, Month]]]:
         """Return all bills that are not paid, at most `chunk` at a time, ordered by account, then month."""

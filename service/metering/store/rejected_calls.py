@@ -1,7 +1,8 @@
 """The table rejected_calls."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 import asyncpg
@@ -75,6 +76,10 @@ class RejectedCallStore:
                 last.rejected_at.isoformat(), last.account_id, last.call_id, last.occurred_at.isoformat()
             ),
         )
+
+    async def dropped_days(self, days: Iterable[date]) -> AbstractSet[date]:
+        """Return those of the days whose calls were dropped."""
+        return {row["day"] for row in await self._database.fetch("dropped_days", sorted(days))}
 
     @retry_conflicts
     async def note_retried(

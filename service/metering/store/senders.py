@@ -33,6 +33,10 @@ class SenderStore:
             [sender.closed for sender in senders],
         )
 
+    async def forget_gaps(self, ranges_max: int) -> None:
+        """Keep so many ranges of each sender, the highest; raises DatabaseUnavailableError."""
+        await self._database.fetch("forget_gaps", ranges_max)
+
     async def gauges(self, silent_since: datetime) -> list[SenderGauges]:
         """Return the senders by state, `SILENT` being those not heard of since; raises DatabaseUnavailableError."""
         rows = await self._database.fetch("sender_gauges", silent_since)

@@ -3,17 +3,22 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
+from uuid import UUID
 
+from metering.errors import MeteringError, Reason, invalid_field
 from metering.model import AccountId, Bill, Call, CallKind, Month, MonthUsage, RecordedCall, Usage, to_micros
 from metering.store.accounts import PlansOfAccounts
 from metering.store.bills import read_bill, with_earlier_calls
 from metering.store.database import Database
+from metering.store.page_token import decode_page_token, encode_page_token
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    import asyncpg
 
-CALLS_PER_READ = 1_000
+_PLACE = (AccountId, lambda text: Month(date.fromisoformat(text)), date.fromisoformat, UUID)
+"""What the tokens of lists of calls hold: account, month, and the key of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +66,54 @@ class UsageStore:
                 plans=await PlansOfAccounts.read(self._database, connection, [account_id], by_month, month),
             )
 
-    async def list_calls(self, account_id: AccountId, month: Month) -> AsyncIterator[list[RecordedCall]]:
-        """Return the calls on a month's bill, some at a time, ordered by day and call_id."""
-        days = [row["occurred_on"] for row in await self._database.fetch("usage_days", account_id, month)]
-        for day in days:
-            after: UUID | None = None
-            while rows := await self._database.fetch("calls_of_day", account_id, day, month, after, CALLS_PER_READ):
-                yield [
-                    RecordedCall(
-                        Call(
-                            CallKind(account_id, row["api"], row["result_code"], day, Month(day.replace(day=1))),
-                            row["call_id"].bytes,
-                            to_micros(row["occurred_at"]),
-                        ),
-                        month,
-                        row["recorded_at"],
-                    )
-                    for row in rows
-                ]
-                after = rows[-1]["call_id"]
+    async def list_calls(
+        self, account_id: AccountId, month: Month, page_size: int, page_token: str
+    ) -> AsyncIterator[list[RecordedCall]]:
+        """Return the calls on a month's bill, at most `page_size` at a time, ordered by day and call_id.
+
+        Raises:
+            MeteringError: INVALID_FIELD, the token is none of ours, or of another account or month; CALLS_DROPPED, now
+                or once the calls that are still there have been returned.
+
+        """
+        place = decode_page_token(page_token, _PLACE) or (account_id, month, date.min, None)
+        if place[:2] != (account_id, month):
+            raise invalid_field("page_token", "from a response about another account or month; leave it empty to begin")
+        _, _, first, after = place
+        for day in await self._days(account_id, month):
+            if day < first:
+                continue
+            last = after if day == first else None
+            while rows := await self._database.fetch("calls_of_day", account_id, day, month, last, page_size):
+                yield [_recorded_call(account_id, month, day, row) for row in rows]
+                last = rows[-1]["call_id"]
+                if len(rows) < page_size:
+                    break
+        # A day that was dropped meanwhile looked like one without calls.
+        await self._days(account_id, month)
+
+    @staticmethod
+    def token_after(recorded: RecordedCall) -> str:
+        """Return the token with which `list_calls` goes on after a call."""
+        call = recorded.call
+        return encode_page_token(
+            call.account_id, recorded.billing_month.isoformat(), call.occurred_on.isoformat(), call.call_id_text
+        )
+
+    async def _days(self, account_id: AccountId, month: Month) -> list[date]:
+        """Return the days of the calls on a month's bill; raises MeteringError (CALLS_DROPPED)."""
+        rows = await self._database.fetch("usage_days", account_id, month)
+        if dropped := [row["occurred_on"].isoformat() for row in rows if row["dropped"]]:
+            days = f"{dropped[0]} to {dropped[-1]}" if len(dropped) > 1 else dropped[0]
+            msg = (
+                f"month: {len(dropped)} days of its calls ({days}) were archived and dropped; usage, bill and digest "
+                "stay, and the archive has the calls"
+            )
+            raise MeteringError(Reason.CALLS_DROPPED, msg)
+        return [row["occurred_on"] for row in rows]
+
+
+def _recorded_call(account_id: AccountId, month: Month, day: date, row: "asyncpg.Record") -> RecordedCall:
+    kind = CallKind(account_id, row["api"], row["result_code"], day, Month(day.replace(day=1)))
+    call = Call(kind, row["call_id"].bytes, to_micros(row["occurred_at"]))
+    return RecordedCall(call, month, row["recorded_at"])

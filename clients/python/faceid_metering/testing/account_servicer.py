@@ -101,6 +101,11 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             raise invalid("version", f"{request.version} is less than 0; 0 is the newest")
         plan_id = checks.name(request.price_plan_id, "price_plan_id")
         with self._books.changed:
+            if request.account_id and plan_id not in self._books.account(request.account_id).plans.values():
+                message = (
+                    f"price_plan_id: {request.account_id} has no price plan {plan_id!r}; GetAccount tells its plans"
+                )
+                raise RefusalError("PRICE_PLAN_NOT_FOUND", message)
             return pb.GetPricePlanResponse(price_plan=self._books.price_plan(plan_id, request.version))
 
     def AssignPricePlan(  # noqa: N802
@@ -130,6 +135,28 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
                 message = f"{account_id} has no bill for {month}; is the month closed?"
                 raise RefusalError("BILL_NOT_FOUND", message)
             return pb.GetBillResponse(bill=bill)
+
+    def GetMonth(self, request: pb.GetMonthRequest, context: "grpc.ServicerContext") -> pb.GetMonthResponse:  # noqa: N802
+        """Tell what has become of a month; a fake one is closed and billed in no time."""
+        del context
+        month = checks.month(request.month)
+        with self._books.changed:
+            accounts = self._books.accounts.values()
+            closed_at = self._books.closed_months.get(month)
+            billed_at = self._books.billed_months.get(month)
+            billed = [
+                number
+                for number, (_, account) in enumerate(sorted(self._books.accounts.items()), 1)
+                if month in account.bills
+            ]
+            return pb.GetMonthResponse(
+                state=resources.MONTH_STATE_CLOSED if closed_at else resources.MONTH_STATE_OPEN,
+                closed_at=timestamp(closed_at) if closed_at else None,
+                billed_at=timestamp(billed_at) if billed_at else None,
+                bills_issued=len(billed),
+                accounts=len(accounts),
+                accounts_looked_at=len(accounts) if billed_at else max(billed, default=0),
+            )
 
     def ListBills(self, request: pb.ListBillsRequest, context: "grpc.ServicerContext") -> pb.ListBillsResponse:  # noqa: N802
         """List bills, newest first."""

@@ -46,7 +46,10 @@ class Books:
         self.calls: dict[tuple[str, str, str], pb.RecordedCall] = {}
         self.rejected: dict[tuple[str, str, str], pb.RejectedCall] = {}
         self.price_plans: dict[str, list[pb.PricePlan]] = {}
-        self.closed_months: set[str] = set()
+        self.closed_months: dict[str, datetime] = {}
+        """With the time they were closed."""
+        self.billed_months: dict[str, datetime] = {}
+        """With the time all their accounts had their bills."""
         self.clock = clock
         self._zone = zone
 

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _PRICE = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
-_PRICE_MAX = Decimal(10) ** 9
+_PRICE_MAX = Decimal(10) ** 6
 _PRICE_DECIMALS_MAX = 9
 _AHEAD_MAX = timedelta(minutes=5)
 _BACK_MAX = timedelta(days=62)

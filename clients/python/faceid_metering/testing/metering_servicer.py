@@ -1,5 +1,6 @@
 """MeteringService of a fake service."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC
@@ -12,6 +13,7 @@ from google.type.money_pb2 import Money
 from faceid.metering.v1 import metering_service_pb2 as pb
 from faceid.metering.v1 import metering_service_pb2_grpc as pb_grpc
 from faceid.metering.v1 import resources_pb2 as resources
+from faceid_metering.evidence import ListedCall, calls_digest
 from faceid_metering.money import to_decimal, to_money
 from faceid_metering.testing import checks
 from faceid_metering.testing.books import AccountBook, Books, timestamp
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import grpc
 
 _RECORDS_MAX = 10_000
+_CALLS_IN_PAGE_MAX = 1_000
 _HEARTBEAT_S = 1.0
 _WATCHED_ACCOUNTS_MAX = 10_000
 
@@ -146,7 +149,10 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             already_closed = month in books.closed_months
             closing = self._close(month)
             if not request.dry_run:
-                books.closed_months.add(month)
+                now = books.clock.now()
+                books.closed_months.setdefault(month, now)
+                if not closing.unrated_accounts:
+                    books.billed_months.setdefault(month, now)
                 for bill in closing.bills:
                     account = books.accounts[bill.account_id]
                     if month not in account.bills:
@@ -185,6 +191,7 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             issued_at=timestamp(self._books.clock.now()),
             due_date=f"{checks.next_month(month)}-03",
             lines=lines,
+            calls_digest=calls_digest(map(ListedCall.of, self._books.calls_on_bill(account.account_id, month))),
         )
 
     def Deduct(self, request: pb.DeductRequest, context: "grpc.ServicerContext") -> pb.DeductResponse:  # noqa: N802
@@ -257,11 +264,37 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         """Stream the calls on a bill."""
         del context
         name, month = checks.name(request.account_id, "account_id"), checks.month(request.month)
+        if request.page_size < 0:
+            raise invalid("page_size", f"{request.page_size} is less than 0; 0 is a call in each response")
+        after = self._after(request.page_token, name, month)
         with self._books.changed:
             self._books.account(name)
-            calls = self._books.calls_on_bill(name, month)
-        for call in calls:
-            yield pb.ListCallsResponse(call=call)
+            calls = [call for call in self._books.calls_on_bill(name, month) if _place(call) > after]
+        size = min(request.page_size or 1, _CALLS_IN_PAGE_MAX)
+        for start in range(0, len(calls), size):
+            page = calls[start : start + size]
+            token = json.dumps([name, month, *_place(page[-1])])
+            if request.page_size:
+                yield pb.ListCallsResponse(calls=page, next_page_token=token)
+            else:
+                yield pb.ListCallsResponse(call=page[0], next_page_token=token)
+
+    @staticmethod
+    def _after(page_token: str, account_id: str, month: str) -> tuple[str, str]:
+        """Return the day and call_id that a token goes on after."""
+        if not page_token:
+            return "", ""
+        try:
+            of_account, of_month, day, call_id = json.loads(page_token)
+        except ValueError:
+            raise invalid("page_token", "not a token from an earlier response; leave it empty to begin") from None
+        if (of_account, of_month) != (account_id, month):
+            raise invalid("page_token", "from a response about another account or month; leave it empty to begin")
+        return day, call_id
+
+
+def _place(recorded: resources.RecordedCall) -> tuple[str, str]:
+    return recorded.occurred_on, recorded.call.call_id
 
 
 def _total(lines: list[resources.BillLine], currency: str) -> Money:

@@ -23,72 +23,77 @@ _sym_db = _symbol_database.Default()
 
 
 from faceid.metering.v1 import resources_pb2 as faceid_dot_metering_dot_v1_dot_resources__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(faceid/metering/v1/account_service.proto\x12\x12\x66\x61\x63\x65id.metering.v1\x1a\"faceid/metering/v1/resources.proto\x1a\x17google/type/money.proto\"U\n\x16\x41\x63tivateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x15\n\rprice_plan_id\x18\x03 \x01(\t\"G\n\x17\x41\x63tivateAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\"\'\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"B\n\x12GetAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\"b\n\x14RecordPaymentRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x12\n\npayment_id\x18\x03 \x01(\t\"\x89\x01\n\x15RecordPaymentResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\x12,\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\x12/\n\rsettled_bills\x18\x03 \x03(\x0b\x32\x18.faceid.metering.v1.Bill\"H\n\x13PutPricePlanRequest\x12\x31\n\nprice_plan\x18\x01 \x01(\x0b\x32\x1d.faceid.metering.v1.PricePlan\"I\n\x14PutPricePlanResponse\x12\x31\n\nprice_plan\x18\x01 \x01(\x0b\x32\x1d.faceid.metering.v1.PricePlan\"=\n\x13GetPricePlanRequest\x12\x15\n\rprice_plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"I\n\x14GetPricePlanResponse\x12\x31\n\nprice_plan\x18\x01 \x01(\x0b\x32\x1d.faceid.metering.v1.PricePlan\">\n\x15ListPricePlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x16ListPricePlansResponse\x12\x32\n\x0bprice_plans\x18\x01 \x03(\x0b\x32\x1d.faceid.metering.v1.PricePlan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x16\x41ssignPricePlanRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x15\n\rprice_plan_id\x18\x02 \x01(\t\x12\x12\n\nfrom_month\x18\x03 \x01(\t\"G\n\x17\x41ssignPricePlanResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\"3\n\x0eGetBillRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"9\n\x0fGetBillResponse\x12&\n\x04\x62ill\x18\x01 \x01(\x0b\x32\x18.faceid.metering.v1.Bill\"M\n\x10ListBillsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x11ListBillsResponse\x12\'\n\x05\x62ills\x18\x01 \x03(\x0b\x32\x18.faceid.metering.v1.Bill\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x18ListRejectedCallsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.faceid.metering.v1.RejectedCallState\"n\n\x19ListRejectedCallsResponse\x12\x38\n\x0erejected_calls\x18\x01 \x03(\x0b\x32 .faceid.metering.v1.RejectedCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x19RetryRejectedCallsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x13\n\x0bhowever_old\x18\x02 \x01(\x08\"Z\n\x1aRetryRejectedCallsResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x03\x12\x12\n\nduplicates\x18\x02 \x01(\x03\x12\x16\n\x0estill_rejected\x18\x03 \x01(\x03\"\x11\n\x0fRunMonthRequest\"?\n\x10RunMonthResponse\x12+\n\x03run\x18\x01 \x01(\x0b\x32\x1e.faceid.metering.v1.MonthlyRun\"\x18\n\x16PreviewRunMonthRequest\"\xcf\x01\n\x17PreviewRunMonthResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\'\n\x05\x62ills\x18\x02 \x03(\x0b\x32\x18.faceid.metering.v1.Bill\x12\x16\n\x0eunrated_months\x18\x03 \x03(\t\x12$\n\x08\x64\x65\x64ucted\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0boutstanding\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x10\n\x08suspends\x18\x06 \x01(\x08\"?\n\x16ListMonthlyRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x17ListMonthlyRunsResponse\x12,\n\x04runs\x18\x01 \x03(\x0b\x32\x1e.faceid.metering.v1.MonthlyRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa0\x0b\n\x0e\x41\x63\x63ountService\x12j\n\x0f\x41\x63tivateAccount\x12*.faceid.metering.v1.ActivateAccountRequest\x1a+.faceid.metering.v1.ActivateAccountResponse\x12[\n\nGetAccount\x12%.faceid.metering.v1.GetAccountRequest\x1a&.faceid.metering.v1.GetAccountResponse\x12\x64\n\rRecordPayment\x12(.faceid.metering.v1.RecordPaymentRequest\x1a).faceid.metering.v1.RecordPaymentResponse\x12\x61\n\x0cPutPricePlan\x12\'.faceid.metering.v1.PutPricePlanRequest\x1a(.faceid.metering.v1.PutPricePlanResponse\x12\x61\n\x0cGetPricePlan\x12\'.faceid.metering.v1.GetPricePlanRequest\x1a(.faceid.metering.v1.GetPricePlanResponse\x12g\n\x0eListPricePlans\x12).faceid.metering.v1.ListPricePlansRequest\x1a*.faceid.metering.v1.ListPricePlansResponse\x12j\n\x0f\x41ssignPricePlan\x12*.faceid.metering.v1.AssignPricePlanRequest\x1a+.faceid.metering.v1.AssignPricePlanResponse\x12R\n\x07GetBill\x12\".faceid.metering.v1.GetBillRequest\x1a#.faceid.metering.v1.GetBillResponse\x12X\n\tListBills\x12$.faceid.metering.v1.ListBillsRequest\x1a%.faceid.metering.v1.ListBillsResponse\x12p\n\x11ListRejectedCalls\x12,.faceid.metering.v1.ListRejectedCallsRequest\x1a-.faceid.metering.v1.ListRejectedCallsResponse\x12s\n\x12RetryRejectedCalls\x12-.faceid.metering.v1.RetryRejectedCallsRequest\x1a..faceid.metering.v1.RetryRejectedCallsResponse\x12U\n\x08RunMonth\x12#.faceid.metering.v1.RunMonthRequest\x1a$.faceid.metering.v1.RunMonthResponse\x12l\n\x0fPreviewRunMonth\x12*.faceid.metering.v1.PreviewRunMonthRequest\x1a+.faceid.metering.v1.PreviewRunMonthResponse0\x01\x12j\n\x0fListMonthlyRuns\x12*.faceid.metering.v1.ListMonthlyRunsRequest\x1a+.faceid.metering.v1.ListMonthlyRunsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(faceid/metering/v1/account_service.proto\x12\x12\x66\x61\x63\x65id.metering.v1\x1a\"faceid/metering/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"U\n\x16\x41\x63tivateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x15\n\rprice_plan_id\x18\x03 \x01(\t\"G\n\x17\x41\x63tivateAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\"\'\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"B\n\x12GetAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\"b\n\x14RecordPaymentRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x12\n\npayment_id\x18\x03 \x01(\t\"\x89\x01\n\x15RecordPaymentResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\x12,\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\x12/\n\rsettled_bills\x18\x03 \x03(\x0b\x32\x18.faceid.metering.v1.Bill\"H\n\x13PutPricePlanRequest\x12\x31\n\nprice_plan\x18\x01 \x01(\x0b\x32\x1d.faceid.metering.v1.PricePlan\"I\n\x14PutPricePlanResponse\x12\x31\n\nprice_plan\x18\x01 \x01(\x0b\x32\x1d.faceid.metering.v1.PricePlan\"Q\n\x13GetPricePlanRequest\x12\x15\n\rprice_plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x12\n\naccount_id\x18\x03 \x01(\t\"I\n\x14GetPricePlanResponse\x12\x31\n\nprice_plan\x18\x01 \x01(\x0b\x32\x1d.faceid.metering.v1.PricePlan\">\n\x15ListPricePlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x16ListPricePlansResponse\x12\x32\n\x0bprice_plans\x18\x01 \x03(\x0b\x32\x1d.faceid.metering.v1.PricePlan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x16\x41ssignPricePlanRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x15\n\rprice_plan_id\x18\x02 \x01(\t\x12\x12\n\nfrom_month\x18\x03 \x01(\t\"G\n\x17\x41ssignPricePlanResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.faceid.metering.v1.Account\"3\n\x0eGetBillRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"9\n\x0fGetBillResponse\x12&\n\x04\x62ill\x18\x01 \x01(\x0b\x32\x18.faceid.metering.v1.Bill\"M\n\x10ListBillsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x11ListBillsResponse\x12\'\n\x05\x62ills\x18\x01 \x03(\x0b\x32\x18.faceid.metering.v1.Bill\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x18ListRejectedCallsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.faceid.metering.v1.RejectedCallState\"n\n\x19ListRejectedCallsResponse\x12\x38\n\x0erejected_calls\x18\x01 \x03(\x0b\x32 .faceid.metering.v1.RejectedCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x19RetryRejectedCallsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x13\n\x0bhowever_old\x18\x02 \x01(\x08\"Z\n\x1aRetryRejectedCallsResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x03\x12\x12\n\nduplicates\x18\x02 \x01(\x03\x12\x16\n\x0estill_rejected\x18\x03 \x01(\x03\"\x11\n\x0fRunMonthRequest\"?\n\x10RunMonthResponse\x12+\n\x03run\x18\x01 \x01(\x0b\x32\x1e.faceid.metering.v1.MonthlyRun\"\x18\n\x16PreviewRunMonthRequest\"\xcf\x01\n\x17PreviewRunMonthResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\'\n\x05\x62ills\x18\x02 \x03(\x0b\x32\x18.faceid.metering.v1.Bill\x12\x16\n\x0eunrated_months\x18\x03 \x03(\t\x12$\n\x08\x64\x65\x64ucted\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0boutstanding\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x10\n\x08suspends\x18\x06 \x01(\x08\" \n\x0fGetMonthRequest\x12\r\n\x05month\x18\x01 \x01(\t\"\xe3\x01\n\x10GetMonthResponse\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.faceid.metering.v1.MonthState\x12-\n\tclosed_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tbilled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x62ills_issued\x18\x04 \x01(\x03\x12\x10\n\x08\x61\x63\x63ounts\x18\x05 \x01(\x03\x12\x1a\n\x12\x61\x63\x63ounts_looked_at\x18\x06 \x01(\x03\"?\n\x16ListMonthlyRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x17ListMonthlyRunsResponse\x12,\n\x04runs\x18\x01 \x03(\x0b\x32\x1e.faceid.metering.v1.MonthlyRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf7\x0b\n\x0e\x41\x63\x63ountService\x12j\n\x0f\x41\x63tivateAccount\x12*.faceid.metering.v1.ActivateAccountRequest\x1a+.faceid.metering.v1.ActivateAccountResponse\x12[\n\nGetAccount\x12%.faceid.metering.v1.GetAccountRequest\x1a&.faceid.metering.v1.GetAccountResponse\x12\x64\n\rRecordPayment\x12(.faceid.metering.v1.RecordPaymentRequest\x1a).faceid.metering.v1.RecordPaymentResponse\x12\x61\n\x0cPutPricePlan\x12\'.faceid.metering.v1.PutPricePlanRequest\x1a(.faceid.metering.v1.PutPricePlanResponse\x12\x61\n\x0cGetPricePlan\x12\'.faceid.metering.v1.GetPricePlanRequest\x1a(.faceid.metering.v1.GetPricePlanResponse\x12g\n\x0eListPricePlans\x12).faceid.metering.v1.ListPricePlansRequest\x1a*.faceid.metering.v1.ListPricePlansResponse\x12j\n\x0f\x41ssignPricePlan\x12*.faceid.metering.v1.AssignPricePlanRequest\x1a+.faceid.metering.v1.AssignPricePlanResponse\x12R\n\x07GetBill\x12\".faceid.metering.v1.GetBillRequest\x1a#.faceid.metering.v1.GetBillResponse\x12X\n\tListBills\x12$.faceid.metering.v1.ListBillsRequest\x1a%.faceid.metering.v1.ListBillsResponse\x12p\n\x11ListRejectedCalls\x12,.faceid.metering.v1.ListRejectedCallsRequest\x1a-.faceid.metering.v1.ListRejectedCallsResponse\x12s\n\x12RetryRejectedCalls\x12-.faceid.metering.v1.RetryRejectedCallsRequest\x1a..faceid.metering.v1.RetryRejectedCallsResponse\x12U\n\x08RunMonth\x12#.faceid.metering.v1.RunMonthRequest\x1a$.faceid.metering.v1.RunMonthResponse\x12l\n\x0fPreviewRunMonth\x12*.faceid.metering.v1.PreviewRunMonthRequest\x1a+.faceid.metering.v1.PreviewRunMonthResponse0\x01\x12U\n\x08GetMonth\x12#.faceid.metering.v1.GetMonthRequest\x1a$.faceid.metering.v1.GetMonthResponse\x12j\n\x0fListMonthlyRuns\x12*.faceid.metering.v1.ListMonthlyRunsRequest\x1a+.faceid.metering.v1.ListMonthlyRunsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'faceid.metering.v1.account_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTIVATEACCOUNTREQUEST']._serialized_start=125
-  _globals['_ACTIVATEACCOUNTREQUEST']._serialized_end=210
-  _globals['_ACTIVATEACCOUNTRESPONSE']._serialized_start=212
-  _globals['_ACTIVATEACCOUNTRESPONSE']._serialized_end=283
-  _globals['_GETACCOUNTREQUEST']._serialized_start=285
-  _globals['_GETACCOUNTREQUEST']._serialized_end=324
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=326
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=392
-  _globals['_RECORDPAYMENTREQUEST']._serialized_start=394
-  _globals['_RECORDPAYMENTREQUEST']._serialized_end=492
-  _globals['_RECORDPAYMENTRESPONSE']._serialized_start=495
-  _globals['_RECORDPAYMENTRESPONSE']._serialized_end=632
-  _globals['_PUTPRICEPLANREQUEST']._serialized_start=634
-  _globals['_PUTPRICEPLANREQUEST']._serialized_end=706
-  _globals['_PUTPRICEPLANRESPONSE']._serialized_start=708
-  _globals['_PUTPRICEPLANRESPONSE']._serialized_end=781
-  _globals['_GETPRICEPLANREQUEST']._serialized_start=783
-  _globals['_GETPRICEPLANREQUEST']._serialized_end=844
-  _globals['_GETPRICEPLANRESPONSE']._serialized_start=846
-  _globals['_GETPRICEPLANRESPONSE']._serialized_end=919
-  _globals['_LISTPRICEPLANSREQUEST']._serialized_start=921
-  _globals['_LISTPRICEPLANSREQUEST']._serialized_end=983
-  _globals['_LISTPRICEPLANSRESPONSE']._serialized_start=985
-  _globals['_LISTPRICEPLANSRESPONSE']._serialized_end=1086
-  _globals['_ASSIGNPRICEPLANREQUEST']._serialized_start=1088
-  _globals['_ASSIGNPRICEPLANREQUEST']._serialized_end=1175
-  _globals['_ASSIGNPRICEPLANRESPONSE']._serialized_start=1177
-  _globals['_ASSIGNPRICEPLANRESPONSE']._serialized_end=1248
-  _globals['_GETBILLREQUEST']._serialized_start=1250
-  _globals['_GETBILLREQUEST']._serialized_end=1301
-  _globals['_GETBILLRESPONSE']._serialized_start=1303
-  _globals['_GETBILLRESPONSE']._serialized_end=1360
-  _globals['_LISTBILLSREQUEST']._serialized_start=1362
-  _globals['_LISTBILLSREQUEST']._serialized_end=1439
-  _globals['_LISTBILLSRESPONSE']._serialized_start=1441
-  _globals['_LISTBILLSRESPONSE']._serialized_end=1526
-  _globals['_LISTREJECTEDCALLSREQUEST']._serialized_start=1529
-  _globals['_LISTREJECTEDCALLSREQUEST']._serialized_end=1668
-  _globals['_LISTREJECTEDCALLSRESPONSE']._serialized_start=1670
-  _globals['_LISTREJECTEDCALLSRESPONSE']._serialized_end=1780
-  _globals['_RETRYREJECTEDCALLSREQUEST']._serialized_start=1782
-  _globals['_RETRYREJECTEDCALLSREQUEST']._serialized_end=1850
-  _globals['_RETRYREJECTEDCALLSRESPONSE']._serialized_start=1852
-  _globals['_RETRYREJECTEDCALLSRESPONSE']._serialized_end=1942
-  _globals['_RUNMONTHREQUEST']._serialized_start=1944
-  _globals['_RUNMONTHREQUEST']._serialized_end=1961
-  _globals['_RUNMONTHRESPONSE']._serialized_start=1963
-  _globals['_RUNMONTHRESPONSE']._serialized_end=2026
-  _globals['_PREVIEWRUNMONTHREQUEST']._serialized_start=2028
-  _globals['_PREVIEWRUNMONTHREQUEST']._serialized_end=2052
-  _globals['_PREVIEWRUNMONTHRESPONSE']._serialized_start=2055
-  _globals['_PREVIEWRUNMONTHRESPONSE']._serialized_end=2262
-  _globals['_LISTMONTHLYRUNSREQUEST']._serialized_start=2264
-  _globals['_LISTMONTHLYRUNSREQUEST']._serialized_end=2327
-  _globals['_LISTMONTHLYRUNSRESPONSE']._serialized_start=2329
-  _globals['_LISTMONTHLYRUNSRESPONSE']._serialized_end=2425
-  _globals['_ACCOUNTSERVICE']._serialized_start=2428
-  _globals['_ACCOUNTSERVICE']._serialized_end=3868
+  _globals['_ACTIVATEACCOUNTREQUEST']._serialized_start=158
+  _globals['_ACTIVATEACCOUNTREQUEST']._serialized_end=243
+  _globals['_ACTIVATEACCOUNTRESPONSE']._serialized_start=245
+  _globals['_ACTIVATEACCOUNTRESPONSE']._serialized_end=316
+  _globals['_GETACCOUNTREQUEST']._serialized_start=318
+  _globals['_GETACCOUNTREQUEST']._serialized_end=357
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=359
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=425
+  _globals['_RECORDPAYMENTREQUEST']._serialized_start=427
+  _globals['_RECORDPAYMENTREQUEST']._serialized_end=525
+  _globals['_RECORDPAYMENTRESPONSE']._serialized_start=528
+  _globals['_RECORDPAYMENTRESPONSE']._serialized_end=665
+  _globals['_PUTPRICEPLANREQUEST']._serialized_start=667
+  _globals['_PUTPRICEPLANREQUEST']._serialized_end=739
+  _globals['_PUTPRICEPLANRESPONSE']._serialized_start=741
+  _globals['_PUTPRICEPLANRESPONSE']._serialized_end=814
+  _globals['_GETPRICEPLANREQUEST']._serialized_start=816
+  _globals['_GETPRICEPLANREQUEST']._serialized_end=897
+  _globals['_GETPRICEPLANRESPONSE']._serialized_start=899
+  _globals['_GETPRICEPLANRESPONSE']._serialized_end=972
+  _globals['_LISTPRICEPLANSREQUEST']._serialized_start=974
+  _globals['_LISTPRICEPLANSREQUEST']._serialized_end=1036
+  _globals['_LISTPRICEPLANSRESPONSE']._serialized_start=1038
+  _globals['_LISTPRICEPLANSRESPONSE']._serialized_end=1139
+  _globals['_ASSIGNPRICEPLANREQUEST']._serialized_start=1141
+  _globals['_ASSIGNPRICEPLANREQUEST']._serialized_end=1228
+  _globals['_ASSIGNPRICEPLANRESPONSE']._serialized_start=1230
+  _globals['_ASSIGNPRICEPLANRESPONSE']._serialized_end=1301
+  _globals['_GETBILLREQUEST']._serialized_start=1303
+  _globals['_GETBILLREQUEST']._serialized_end=1354
+  _globals['_GETBILLRESPONSE']._serialized_start=1356
+  _globals['_GETBILLRESPONSE']._serialized_end=1413
+  _globals['_LISTBILLSREQUEST']._serialized_start=1415
+  _globals['_LISTBILLSREQUEST']._serialized_end=1492
+  _globals['_LISTBILLSRESPONSE']._serialized_start=1494
+  _globals['_LISTBILLSRESPONSE']._serialized_end=1579
+  _globals['_LISTREJECTEDCALLSREQUEST']._serialized_start=1582
+  _globals['_LISTREJECTEDCALLSREQUEST']._serialized_end=1721
+  _globals['_LISTREJECTEDCALLSRESPONSE']._serialized_start=1723
+  _globals['_LISTREJECTEDCALLSRESPONSE']._serialized_end=1833
+  _globals['_RETRYREJECTEDCALLSREQUEST']._serialized_start=1835
+  _globals['_RETRYREJECTEDCALLSREQUEST']._serialized_end=1903
+  _globals['_RETRYREJECTEDCALLSRESPONSE']._serialized_start=1905
+  _globals['_RETRYREJECTEDCALLSRESPONSE']._serialized_end=1995
+  _globals['_RUNMONTHREQUEST']._serialized_start=1997
+  _globals['_RUNMONTHREQUEST']._serialized_end=2014
+  _globals['_RUNMONTHRESPONSE']._serialized_start=2016
+  _globals['_RUNMONTHRESPONSE']._serialized_end=2079
+  _globals['_PREVIEWRUNMONTHREQUEST']._serialized_start=2081
+  _globals['_PREVIEWRUNMONTHREQUEST']._serialized_end=2105
+  _globals['_PREVIEWRUNMONTHRESPONSE']._serialized_start=2108
+  _globals['_PREVIEWRUNMONTHRESPONSE']._serialized_end=2315
+  _globals['_GETMONTHREQUEST']._serialized_start=2317
+  _globals['_GETMONTHREQUEST']._serialized_end=2349
+  _globals['_GETMONTHRESPONSE']._serialized_start=2352
+  _globals['_GETMONTHRESPONSE']._serialized_end=2579
+  _globals['_LISTMONTHLYRUNSREQUEST']._serialized_start=2581
+  _globals['_LISTMONTHLYRUNSREQUEST']._serialized_end=2644
+  _globals['_LISTMONTHLYRUNSRESPONSE']._serialized_start=2646
+  _globals['_LISTMONTHLYRUNSRESPONSE']._serialized_end=2742
+  _globals['_ACCOUNTSERVICE']._serialized_start=2745
+  _globals['_ACCOUNTSERVICE']._serialized_end=4272
 # @@protoc_insertion_point(module_scope)

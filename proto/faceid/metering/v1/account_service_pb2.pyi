@@ -1,4 +1,7 @@
+import datetime
+
 from faceid.metering.v1 import resources_pb2 as _resources_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.type import money_pb2 as _money_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -69,12 +72,14 @@ class PutPricePlanResponse(_message.Message):
     def __init__(self, price_plan: _Optional[_Union[_resources_pb2.PricePlan, _Mapping]] = ...) -> None: ...
 
 class GetPricePlanRequest(_message.Message):
-    __slots__ = ("price_plan_id", "version")
+    __slots__ = ("price_plan_id", "version", "account_id")
     PRICE_PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     price_plan_id: str
     version: int
-    def __init__(self, price_plan_id: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    account_id: str
+    def __init__(self, price_plan_id: _Optional[str] = ..., version: _Optional[int] = ..., account_id: _Optional[str] = ...) -> None: ...
 
 class GetPricePlanResponse(_message.Message):
     __slots__ = ("price_plan",)
@@ -213,6 +218,28 @@ class PreviewRunMonthResponse(_message.Message):
     outstanding: _money_pb2.Money
     suspends: bool
     def __init__(self, account_id: _Optional[str] = ..., bills: _Optional[_Iterable[_Union[_resources_pb2.Bill, _Mapping]]] = ..., unrated_months: _Optional[_Iterable[str]] = ..., deducted: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., outstanding: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., suspends: bool = ...) -> None: ...
+
+class GetMonthRequest(_message.Message):
+    __slots__ = ("month",)
+    MONTH_FIELD_NUMBER: _ClassVar[int]
+    month: str
+    def __init__(self, month: _Optional[str] = ...) -> None: ...
+
+class GetMonthResponse(_message.Message):
+    __slots__ = ("state", "closed_at", "billed_at", "bills_issued", "accounts", "accounts_looked_at")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_AT_FIELD_NUMBER: _ClassVar[int]
+    BILLED_AT_FIELD_NUMBER: _ClassVar[int]
+    BILLS_ISSUED_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_LOOKED_AT_FIELD_NUMBER: _ClassVar[int]
+    state: _resources_pb2.MonthState
+    closed_at: _timestamp_pb2.Timestamp
+    billed_at: _timestamp_pb2.Timestamp
+    bills_issued: int
+    accounts: int
+    accounts_looked_at: int
+    def __init__(self, state: _Optional[_Union[_resources_pb2.MonthState, str]] = ..., closed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., billed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., bills_issued: _Optional[int] = ..., accounts: _Optional[int] = ..., accounts_looked_at: _Optional[int] = ...) -> None: ...
 
 class ListMonthlyRunsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

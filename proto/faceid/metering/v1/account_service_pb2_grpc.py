@@ -102,6 +102,11 @@ class AccountServiceStub(object):
                 request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthRequest.SerializeToString,
                 response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthResponse.FromString,
                 _registered_method=True)
+        self.GetMonth = channel.unary_unary(
+                '/faceid.metering.v1.AccountService/GetMonth',
+                request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetMonthRequest.SerializeToString,
+                response_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetMonthResponse.FromString,
+                _registered_method=True)
         self.ListMonthlyRuns = channel.unary_unary(
                 '/faceid.metering.v1.AccountService/ListMonthlyRuns',
                 request_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.ListMonthlyRunsRequest.SerializeToString,
@@ -223,6 +228,17 @@ class AccountServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMonth(self, request, context):
+        """Tells what has become of a month: whether it is closed, its bills, and how far CloseMonth has come.
+
+        For whoever waits for a CloseMonth, or shows it on a dashboard: read from the books, so it is the same whichever
+        replica closes the month. Costs: it counts accounts and bills, half a second for a million; ask no more often than
+        ten times what the last answer took. The answer may be cached for ever once `billed_at` is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListMonthlyRuns(self, request, context):
         """Lists what each monthly run did, newest first.
         """
@@ -297,6 +313,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.PreviewRunMonth,
                     request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthRequest.FromString,
                     response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthResponse.SerializeToString,
+            ),
+            'GetMonth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMonth,
+                    request_deserializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetMonthRequest.FromString,
+                    response_serializer=faceid_dot_metering_dot_v1_dot_account__service__pb2.GetMonthResponse.SerializeToString,
             ),
             'ListMonthlyRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMonthlyRuns,
@@ -658,6 +679,33 @@ class AccountService(object):
             '/faceid.metering.v1.AccountService/PreviewRunMonth',
             faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthRequest.SerializeToString,
             faceid_dot_metering_dot_v1_dot_account__service__pb2.PreviewRunMonthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMonth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/faceid.metering.v1.AccountService/GetMonth',
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.GetMonthRequest.SerializeToString,
+            faceid_dot_metering_dot_v1_dot_account__service__pb2.GetMonthResponse.FromString,
             options,
             channel_credentials,
             insecure,

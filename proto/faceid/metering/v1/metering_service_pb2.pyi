@@ -165,15 +165,23 @@ class WatchServiceStatusResponse(_message.Message):
     def __init__(self, service_status: _Optional[_Union[_resources_pb2.ServiceStatus, _Mapping]] = ..., heartbeat_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
-    __slots__ = ("account_id", "month")
+    __slots__ = ("account_id", "month", "page_size", "page_token")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     MONTH_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     month: str
-    def __init__(self, account_id: _Optional[str] = ..., month: _Optional[str] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, account_id: _Optional[str] = ..., month: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListCallsResponse(_message.Message):
-    __slots__ = ("call",)
+    __slots__ = ("call", "calls", "next_page_token")
     CALL_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     call: _resources_pb2.RecordedCall
-    def __init__(self, call: _Optional[_Union[_resources_pb2.RecordedCall, _Mapping]] = ...) -> None: ...
+    calls: _containers.RepeatedCompositeFieldContainer[_resources_pb2.RecordedCall]
+    next_page_token: str
+    def __init__(self, call: _Optional[_Union[_resources_pb2.RecordedCall, _Mapping]] = ..., calls: _Optional[_Iterable[_Union[_resources_pb2.RecordedCall, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

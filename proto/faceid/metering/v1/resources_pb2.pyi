@@ -201,7 +201,7 @@ class Tier(_message.Message):
     def __init__(self, up_to: _Optional[int] = ..., unit_price: _Optional[str] = ...) -> None: ...
 
 class Bill(_message.Message):
-    __slots__ = ("account_id", "month", "state", "total", "deducted", "outstanding", "issued_at", "due_date", "lines")
+    __slots__ = ("account_id", "month", "state", "total", "deducted", "outstanding", "issued_at", "due_date", "lines", "calls_digest")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     MONTH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class Bill(_message.Message):
     ISSUED_AT_FIELD_NUMBER: _ClassVar[int]
     DUE_DATE_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     month: str
     state: BillState
@@ -220,7 +221,8 @@ class Bill(_message.Message):
     issued_at: _timestamp_pb2.Timestamp
     due_date: str
     lines: _containers.RepeatedCompositeFieldContainer[BillLine]
-    def __init__(self, account_id: _Optional[str] = ..., month: _Optional[str] = ..., state: _Optional[_Union[BillState, str]] = ..., total: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., deducted: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., outstanding: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_date: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[BillLine, _Mapping]]] = ...) -> None: ...
+    calls_digest: str
+    def __init__(self, account_id: _Optional[str] = ..., month: _Optional[str] = ..., state: _Optional[_Union[BillState, str]] = ..., total: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., deducted: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., outstanding: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_date: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[BillLine, _Mapping]]] = ..., calls_digest: _Optional[str] = ...) -> None: ...
 
 class BillLine(_message.Message):
     __slots__ = ("api", "occurred_month", "calls", "charged_calls", "parts", "exact_amount", "amount", "price_plan_id", "price_plan_version")
@@ -245,12 +247,18 @@ class BillLine(_message.Message):
     def __init__(self, api: _Optional[str] = ..., occurred_month: _Optional[str] = ..., calls: _Optional[int] = ..., charged_calls: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[BillLinePart, _Mapping]]] = ..., exact_amount: _Optional[str] = ..., amount: _Optional[_Union[_money_pb2.Money, _Mapping]] = ..., price_plan_id: _Optional[str] = ..., price_plan_version: _Optional[int] = ...) -> None: ...
 
 class BillLinePart(_message.Message):
-    __slots__ = ("quantity", "unit_price")
+    __slots__ = ("quantity", "unit_price", "tier_from", "tier_up_to", "exact_amount")
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     UNIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    TIER_FROM_FIELD_NUMBER: _ClassVar[int]
+    TIER_UP_TO_FIELD_NUMBER: _ClassVar[int]
+    EXACT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     quantity: int
     unit_price: str
-    def __init__(self, quantity: _Optional[int] = ..., unit_price: _Optional[str] = ...) -> None: ...
+    tier_from: int
+    tier_up_to: int
+    exact_amount: str
+    def __init__(self, quantity: _Optional[int] = ..., unit_price: _Optional[str] = ..., tier_from: _Optional[int] = ..., tier_up_to: _Optional[int] = ..., exact_amount: _Optional[str] = ...) -> None: ...
 
 class Account(_message.Message):
     __slots__ = ("account_id", "currency", "balance", "activated_at", "service_status", "price_plans")

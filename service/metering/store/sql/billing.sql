@@ -8,10 +8,24 @@ SELECT set_config('lock_timeout', '1s', true), pg_advisory_xact_lock(1146, $1::i
 -- Closes month $1 at $2, unless it is closed; tells whether it was closed now.
 INSERT INTO months (month, closed_at) VALUES ($1, $2) ON CONFLICT (month) DO NOTHING RETURNING true AS sealed;
 
+-- note_billed --
+-- Notes that at $2 every account with usage in month $1, which is closed, has its bill.
+UPDATE months SET billed_at = $2 WHERE month = $1 AND billed_at IS NULL;
+
+-- month --
+-- What has become of month $1: when it was closed and billed, its bills, all accounts, and those up to the last one
+-- with a bill.
+SELECT
+    (SELECT closed_at FROM months WHERE month = $1) AS closed_at,
+    (SELECT billed_at FROM months WHERE month = $1) AS billed_at,
+    (SELECT count(*) FROM bills WHERE month = $1) AS bills_issued,
+    (SELECT count(*) FROM accounts) AS accounts,
+    (SELECT count(*) FROM accounts WHERE account_id <= (SELECT max(account_id) FROM bills WHERE month = $1))
+        AS accounts_looked_at;
+
 -- lock_billing --
--- Makes those who bill month $1 (as the number 202611) wait for each other, and changes of prices wait for them, until
--- the transaction ends: see lock_prices.
-SELECT pg_advisory_xact_lock(1148, $1::integer), pg_advisory_xact_lock_shared(1149, 0);
+-- Makes changes of prices wait for the bills that are being made, until the transaction ends: see lock_prices.
+SELECT pg_advisory_xact_lock_shared(1149, 0);
 
 -- usage_of_accounts --
 -- The usage of the given accounts on the bill of month $2, by the month the calls occurred in.
@@ -26,9 +40,13 @@ ORDER BY account_id, occurred_month, api, result_code;
 -- Those of the given accounts that have a bill for month $2.
 SELECT account_id FROM bills WHERE account_id = ANY ($1::text[]) AND month = $2;
 
+-- currencies --
+-- The currencies of the given accounts.
+SELECT account_id, currency FROM accounts WHERE account_id = ANY ($1::text[]);
+
 -- lock_accounts --
--- Locks the given accounts one after the other in sorted order, until the transaction ends.
-SELECT account_id FROM accounts WHERE account_id = ANY ($1::text[]) ORDER BY account_id FOR UPDATE;
+-- As currencies; locks the accounts one after the other in sorted order, until the transaction ends.
+SELECT account_id, currency FROM accounts WHERE account_id = ANY ($1::text[]) ORDER BY account_id FOR UPDATE;
 
 -- bump_status_versions --
 -- Counts the status of the given accounts up: what is outstanding has changed.
@@ -40,21 +58,24 @@ SELECT currency, count(*) AS bills, sum(total) AS total FROM bills WHERE month =
 
 -- bill --
 -- The bill of account $1 for month $2.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
+LEFT JOIN bill_digests USING (account_id, month)
 WHERE account_id = $1 AND month = $2;
 
 -- unpaid_bills --
 -- What account $1 has not paid yet, oldest first.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
+LEFT JOIN bill_digests USING (account_id, month)
 WHERE account_id = $1 AND state <> 'PAID'
 ORDER BY month;
 
 -- list_bills --
 -- Bills of account $1 before month $2, newest first, at most $3.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
+LEFT JOIN bill_digests USING (account_id, month)
 WHERE account_id = $1 AND month < $2
 ORDER BY month DESC
 LIMIT $3;
@@ -97,10 +118,14 @@ RETURNING true AS installed;
 SELECT billing_time_zone FROM installation;
 
 -- book_gauges --
--- What metrics show of the books.
+-- What metrics show of the books at $1.
 SELECT
     (SELECT count(*) FROM accounts WHERE state = 'SUSPENDED') AS suspended_accounts,
     (SELECT count(*) FROM usage_deltas) AS unfolded_deltas,
     (SELECT count(*) FROM bills WHERE state = 'ISSUED') AS issued_bills,
     (SELECT count(*) FROM bills WHERE state = 'OVERDUE') AS overdue_bills,
-    (SELECT max(month) FROM months) AS last_closed_month;
+    (SELECT max(month) FROM months) AS last_closed_month,
+    (SELECT max(month) FROM months WHERE billed_at IS NULL) AS unbilled_month,
+    coalesce(
+        (SELECT extract(epoch FROM coalesce(billed_at, $1) - closed_at) FROM months ORDER BY month DESC LIMIT 1), 0
+    )::float8 AS close_seconds;

@@ -33,20 +33,16 @@ WHERE run_id < $1
 ORDER BY run_id DESC
 LIMIT $2;
 
--- months_to_close --
--- Months before $1, ascending, that have usage and are open; and those among them from $2 on that are closed, but lack a
--- bill of an account with usage: those of an interrupted close, and of accounts without a price.
-SELECT DISTINCT billing_month AS month
-FROM usage
-WHERE billing_month < $1 AND NOT EXISTS (SELECT FROM months WHERE months.month = usage.billing_month)
-UNION
-SELECT used.month
-FROM (
-    SELECT DISTINCT account_id, billing_month AS month FROM usage WHERE billing_month < $1 AND billing_month >= $2
-) AS used
-LEFT JOIN bills ON bills.account_id = used.account_id AND bills.month = used.month
-WHERE bills.account_id IS NULL
-ORDER BY month;
+-- used_month_after --
+-- The first month after $1 that has usage.
+SELECT least(
+    (SELECT min(billing_month) FROM usage_daily WHERE billing_month > $1),
+    (SELECT min(billing_month) FROM usage_deltas WHERE billing_month > $1)
+) AS month;
+
+-- closed_months --
+-- The months that are closed, and whether all their usage is billed.
+SELECT month, billed_at IS NOT NULL AS billed FROM months;
 
 -- unpaid_bills_after --
 -- Bills that are not paid yet and whose state may change, after (account $1, month $2), at most $3.

@@ -20,13 +20,19 @@ GROUP BY usage.account_id, pair.occurred_month, usage.api, usage.result_code;
 SELECT EXISTS (SELECT FROM months WHERE month = $1) AS closed;
 
 -- usage_days --
--- The days on which calls of account $1 on the bill of month $2 occurred.
-SELECT DISTINCT occurred_on FROM usage WHERE account_id = $1 AND billing_month = $2 ORDER BY occurred_on;
+-- The days on which calls of account $1 on the bill of month $2 occurred, and whether these calls were dropped.
+SELECT DISTINCT usage.occurred_on, dropped_days.day IS NOT NULL AS dropped
+FROM usage
+LEFT JOIN dropped_days ON dropped_days.day = usage.occurred_on
+WHERE usage.account_id = $1 AND usage.billing_month = $2
+ORDER BY usage.occurred_on;
 
 -- calls_of_day --
 -- Calls of account $1 on day $2 on the bill of month $3, after call $4 (NULL: from the first on), at most $5.
 SELECT call_id, occurred_at, recorded_at, api, result_code
 FROM calls
 WHERE occurred_on = $2 AND account_id = $1 AND ($4::uuid IS NULL OR call_id > $4) AND billing_month = $3
+    -- Says nothing new, but is a place in the index also where the plan was made before $4 was known.
+    AND call_id >= coalesce($4::uuid, '00000000-0000-0000-0000-000000000000')
 ORDER BY call_id
 LIMIT $5;

@@ -3,7 +3,7 @@
 from metering.store.migrations import run_sql_file
 
 revision = "0012"
-down_revision = "0003"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,71 @@
+"""`metering export-calls`, `verify-bill`: the calls that a bill stands on, and whether they agree."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+from google.protobuf.json_format import Parse, ParseError
+
+from faceid_metering import messages as pb
+from faceid_metering.evidence import ListedCall, read_calls, verify_bill, write_calls
+from metering.commands.common import FileError, Target, connected, failing_plainly, out, target_setting
+
+DIFFERS = 3
+
+file_path = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("account")
+@click.argument("month")
+@click.argument("file", type=file_path)
+@target_setting
+@failing_plainly
+def export_calls(account: str, month: str, file: Path, target: Target) -> None:
+    """Write the calls on the bill of ACCOUNT for MONTH (such as 2026-11) to FILE, as CSV or Parquet by its ending.
+
+    FILE has its name only once it is complete; until then it is FILE.part. When the service is away in between, the
+    export waits for it and goes on where it was; when the export itself was interrupted, run it again.
+    """
+
+    async def export() -> int:
+        calls = 0
+        with out.status("asking …") as status, write_calls(file) as write:
+            async with connected(target) as metering:
+                async for page in metering.list_call_pages(account, month):
+                    write(map(ListedCall.of, page.calls))
+                    calls += len(page.calls)
+                    status.update(f"{calls:,} calls …")
+        return calls
+
+    out.print(f"{asyncio.run(export()):,} calls of {account} on the bill of {month} are in {file}")
+
+
+@click.command("verify-bill")
+@click.argument("bill_file", metavar="BILL", type=file_path)
+@click.argument("calls_file", metavar="CALLS", type=file_path)
+@failing_plainly
+def verify(bill_file: Path, calls_file: Path) -> None:
+    """Check offline that exactly the calls in CALLS (see export-calls) stand on the bill in BILL (see bill --json).
+
+    Exit code 3: they differ, and it is told in what.
+    """
+    billed = read_bill(bill_file)
+    with out.status(f"reading {calls_file} …"):
+        differences = verify_bill(billed, read_calls(calls_file))
+    for difference in differences:
+        out.print(f"  [red]✗[/red] {difference}", markup=True)
+    if differences:
+        out.print(f"{bill_file} and {calls_file} do [bold red]NOT[/bold red] belong together")
+        sys.exit(DIFFERS)
+    calls = sum(line.calls for line in billed.lines)
+    out.print(f"[green]the bill of {billed.account_id} for {billed.month} stands on these {calls:,} calls[/green]")
+
+
+def read_bill(path: Path) -> pb.Bill:
+    """Return the bill in a JSON file; raises FileError for one that is none."""
+    try:
+        return Parse(path.read_text(encoding="utf-8"), pb.Bill())
+    except (ParseError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: is not a bill as `metering bill --json` prints it: {error}") from error

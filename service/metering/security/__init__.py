@@ -1,0 +1,1 @@
+"""Who asks: certificates, roles, bearer tokens. Who may do what stands in metering.rpc.permissions."""
