@@ -41,8 +41,8 @@ SELECT least(
 ) AS month;
 
 -- closed_months --
--- The months that are closed, and whether all their usage is billed.
-SELECT month, billed_at IS NOT NULL AS billed FROM months;
+-- The months that are closed, when they were, and whether all their usage is billed.
+SELECT month, closed_at, billed_at IS NOT NULL AS billed FROM months;
 
 -- unpaid_bills_after --
 -- Bills that are not paid yet and whose state may change, after (account $1, month $2), at most $3.

@@ -11,10 +11,6 @@ WHERE usage.occurred_on < $1 AND NOT EXISTS (SELECT FROM dropped_days WHERE drop
 GROUP BY usage.occurred_on, usage.billing_month
 ORDER BY usage.occurred_on, usage.billing_month;
 
--- closed_months --
--- When each month was closed.
-SELECT month, closed_at FROM months;
-
 -- dropped_days --
 -- Those of the days $1 whose calls were dropped.
 SELECT day FROM dropped_days WHERE day = ANY ($1::date[]);
