@@ -22,7 +22,7 @@ from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service, amount
 
 REPOSITORY = Path(__file__).parents[2]
-PREVIOUS_PROGRAM = "8396d33b"
+PREVIOUS_PROGRAM = "8396d33a9b82"
 """The commit of the program that this one must be able to run beside: until a first release, the one of PREVIOUS."""
 PREVIOUS = "0003"
 """The revision of its schema."""
