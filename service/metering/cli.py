@@ -205,7 +205,7 @@ def main() -> None:
 @failing_plainly
 def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
     """Serve until SIGTERM or Ctrl-C. Migrates the database first."""
-    set_up_logging("metering", secrets_in(values["database_url"]))
+    set_up_logging("metering", secrets_in(values["database_url"], values["direct_database_url"]))
     try:
         settings = Settings(**values)
     except ValueError as error:

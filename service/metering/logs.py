@@ -23,12 +23,12 @@ SECRET_LENGTH_MIN = 4
 """Shorter ones are only hidden within URLs: they stand in half of all words."""
 
 
-def secrets_in(url: str | None) -> tuple[str, ...]:
-    """Return the passwords in the URL of a database, as they stand there and as they are meant."""
-    if url is None:
-        return ()
-    found = [match["password"] for match in _PASSWORD_IN_URL.finditer(url)]
-    found += _PASSWORD_PARAMETER.findall(url)
+def secrets_in(*urls: str | None) -> tuple[str, ...]:
+    """Return the passwords in the URLs of databases, as they stand there and as they are meant."""
+    found: list[str] = []
+    for url in filter(None, urls):
+        found += (match["password"] for match in _PASSWORD_IN_URL.finditer(url))
+        found += _PASSWORD_PARAMETER.findall(url)
     either = {*found, *map(unquote, found), *map(unquote_plus, found)}
     return tuple(sorted((each for each in either if len(each) >= SECRET_LENGTH_MIN), key=len, reverse=True))
 

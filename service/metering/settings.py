@@ -20,7 +20,7 @@ class Settings:
     """Where /metrics, /livez and /readyz are served, HOST:PORT. Port 0: a free one."""
     database_url: str | None = field(default=None, repr=False)
     """A PostgreSQL 15 or newer. None: the embedded one, in data_dir."""
-    direct_database_url: str | None = None
+    direct_database_url: str | None = field(default=None, repr=False)
     """The same database past PgBouncer, if database_url leads through one in transaction mode: for what needs a session
     of its own, which are migrations and the feed of statuses. None: database_url leads straight to PostgreSQL."""
     data_dir: Path = Path("metering-data")

@@ -252,7 +252,7 @@ def _reserve(listen: str) -> socket.socket:
 
 def _work(settings: Settings, database_url: str, parent: Connection) -> None:
     """Be a worker process."""
-    set_up_logging(f"worker {os.getpid()}", secrets_in(database_url))
+    set_up_logging(f"worker {os.getpid()}", secrets_in(database_url, settings.direct_database_url))
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     metrics = Metrics(CollectorRegistry())
     app = App(settings, database_url, metrics, share_port=True)

@@ -1,7 +1,6 @@
-"""PgBouncer in transaction mode is between the service and PostgreSQL: each transaction may have another session."""
+"""PgBouncer in transaction mode stands between the service and PostgreSQL: a session lasts for a transaction."""
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.support.audit import assert_books_are_right
 from tests.support.command import metering
 from tests.support.pgbouncer import PgBouncer
 from tests.support.service import FakeClock, Service, amount
+from tests.support.waiting import until
 
 DOCS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
@@ -85,23 +85,20 @@ async def test_a_pgbouncer_that_is_killed_and_started_again_loses_and_doubles_no
 ) -> None:
     await service.activate("acme")
     calls = [service.call("acme") for _ in range(400)]
+    recorded = 0
 
     async def record(mine: list[pb.CallRecord]) -> None:
+        nonlocal recorded
         for call in mine:
             await record_until_acknowledged(service, call)
+            recorded += 1
 
-    async def kill_again_and_again() -> None:
-        while True:
-            await asyncio.sleep(0.3)
-            pgbouncer.kill()
-            await pgbouncer.start()
-
-    nemesis = asyncio.create_task(kill_again_and_again())
-    await asyncio.gather(*(record(calls[start::20]) for start in range(20)))
-    nemesis.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await nemesis
-    await pgbouncer.start()
+    recording = [asyncio.create_task(record(calls[start::20])) for start in range(20)]
+    for some in (50, 120, 200, 300):
+        await until(lambda enough=some: recorded >= enough)  # type: ignore[misc]
+        pgbouncer.kill()
+        await pgbouncer.start()
+    await asyncio.gather(*recording)
     async with asyncio.timeout(30):
         while service.app.not_ready():
             await asyncio.sleep(0.01)

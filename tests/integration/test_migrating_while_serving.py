@@ -3,13 +3,15 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from metering.errors import LockedError
 from metering.store import installation
 from metering.store.installation import migrate
 from tests.conftest import execute, with_database
@@ -17,15 +19,16 @@ from tests.integration.test_operations import last_month
 from tests.support.audit import assert_books_are_right
 from tests.support.locks import held
 from tests.support.processes import ServiceProcess
-from tests.support.service import Service, amount
+from tests.support.service import FakeClock, Service, amount
 
 REPOSITORY = Path(__file__).parents[2]
-PREVIOUS_PROGRAM = "8396d33b"
+PREVIOUS_PROGRAM = "8396d33a9b82"
 """The commit of the program that this one must be able to run beside: until a first release, the one of PREVIOUS."""
 PREVIOUS = "0003"
 """The revision of its schema."""
 
 WAITS = "migrating is put off"
+ADD_COLUMN = "ALTER TABLE calls ADD COLUMN more text;"
 
 MORE = """
 from metering.store.migrations import run_sql_file
@@ -37,14 +40,15 @@ def upgrade():
     run_sql_file(__file__)
 """
 
-ChangedMigrations = Callable[..., None]
+ChangedMigrations = Callable[..., AbstractContextManager[None]]
 
 
 @pytest.fixture
 def changed_migrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ChangedMigrations:
-    """Return what makes the migrations others than they are: without those after one, with one more at their end."""
+    """Return what makes the migrations others while it lasts: without those after one, or with one more."""
 
-    def change(*, until: str = "9999", more: str = "") -> None:
+    @contextmanager
+    def change(*, until: str = "9999", more: str = "") -> Iterator[None]:
         migrations = tmp_path / uuid4().hex
         shutil.copytree(installation.MIGRATIONS, migrations)
         versions = sorted(file for file in (migrations / "versions").glob("0*.py"))
@@ -55,7 +59,9 @@ def changed_migrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chang
         if more:
             (migrations / "versions" / "9999_more.py").write_text(MORE.format(newest=newest))
             (migrations / "versions" / "9999_more.sql").write_text(more)
-        monkeypatch.setattr(installation, "MIGRATIONS", migrations)
+        with monkeypatch.context() as patch:
+            patch.setattr(installation, "MIGRATIONS", migrations)
+            yield
 
     return change
 
@@ -64,17 +70,17 @@ async def test_a_migration_that_waits_for_a_table_holds_up_no_call(
     service: Service, changed_migrations: ChangedMigrations, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.activate("acme")
-    changed_migrations(more="ALTER TABLE calls ADD COLUMN more text;")
     recorded = 0
-    # Such as pg_dump, or somebody who has forgotten a session over lunch.
-    async with held(service.database_url, "SELECT FROM calls"):
-        migrating = asyncio.create_task(migrate(service.database_url))
-        async with asyncio.timeout(45):
-            while caplog.text.count(WAITS) < 3:
-                await service.record(service.call("acme"), timeout=5)
-                recorded += 1
-        assert not migrating.done()
-    assert (await migrating)[1] == "9999"
+    with changed_migrations(more=ADD_COLUMN):
+        # Such as pg_dump, or somebody who has forgotten a session over lunch.
+        async with held(service.database_url, "SELECT FROM calls"):
+            migrating = asyncio.create_task(migrate(service.database_url))
+            async with asyncio.timeout(45):
+                while caplog.text.count(WAITS) < 3:
+                    await service.record(service.call("acme"), timeout=5)
+                    recorded += 1
+            assert not migrating.done()
+        assert (await migrating)[1] == "9999"
     await service.record(service.call("acme"))
     assert (await service.usage("acme", "2026-11")).total_calls == recorded + 1
     await assert_books_are_right(service.database_url)
@@ -85,11 +91,11 @@ async def test_a_migration_says_what_it_waited_for_when_it_gives_up(
 ) -> None:
     monkeypatch.setattr(installation, "LOCK_TRIES", 2)
     monkeypatch.setattr(installation, "LOCK_PAUSE_S", 0.01)
-    changed_migrations(more="ALTER TABLE calls ADD COLUMN more text;")
-    async with held(database_url, "SELECT FROM calls"):
-        with pytest.raises(installation.LockedError, match=r"lock timeout.*Locks"):
-            await migrate(database_url)
-    assert (await migrate(database_url))[1] == "9999"
+    with changed_migrations(more=ADD_COLUMN):
+        async with held(database_url, "SELECT FROM calls"):
+            with pytest.raises(LockedError, match=r"lock timeout.*Locks"):
+                await migrate(database_url)
+        assert (await migrate(database_url))[1] == "9999"
 
 
 @pytest.fixture
@@ -125,8 +131,8 @@ async def test_the_newest_schema_takes_all_that_the_program_before_says(
     empty_url: str, database_url: str, changed_migrations: ChangedMigrations
 ) -> None:
     """The rules of docs/operations.md, "Migrations": add, and take nothing away that is in use."""
-    changed_migrations(until=PREVIOUS)
-    assert (await migrate(empty_url))[1] == PREVIOUS
+    with changed_migrations(until=PREVIOUS):
+        assert (await migrate(empty_url))[1] == PREVIOUS
     before, after = await asyncpg.connect(empty_url), await asyncpg.connect(database_url)
     columns_before: dict[Column, str] = {
         (row["table"], row["column"]): row["type"] for row in await before.fetch(COLUMNS)
@@ -142,6 +148,22 @@ async def test_the_newest_schema_takes_all_that_the_program_before_says(
         assert not gone
     await before.close()
     await after.close()
+
+
+async def test_after_an_upgrade_one_can_go_back_to_the_program_before(
+    database_url: str,
+    clock: FakeClock,
+    changed_migrations: ChangedMigrations,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with changed_migrations(more=ADD_COLUMN):
+        assert (await migrate(database_url))[1] == "9999"
+    assert await migrate(database_url) == ("9999", "9999")
+    assert "is newer than this program" in caplog.text
+    async with Service(database_url, clock) as service:
+        await service.activate("acme")
+        await service.record(service.call("acme"))
+    await assert_books_are_right(database_url)
 
 
 @pytest.fixture

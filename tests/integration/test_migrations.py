@@ -108,7 +108,8 @@ async def test_an_owner_who_may_create_roles_installs_the_services_role_and_beco
 
 
 async def test_a_schema_of_a_newer_program_is_named_plainly(database_url: str) -> None:
-    await execute(database_url, "UPDATE schema_version SET version_num = '9999'")
+    takes_away = "UPDATE schema_programs SET oldest_migration = '9999'"
+    await execute(database_url, "UPDATE schema_version SET version_num = '9999'", takes_away)
     with pytest.raises(DatabaseUnavailableError, match="run the newest program"):
         await migrate(database_url)
 

@@ -86,5 +86,9 @@ class Standby:
 
     async def promote(self) -> None:
         """Make it the primary, for which nothing has to follow it."""
-        await asyncio.to_thread(run, self.pgdata, "pg_ctl", "promote", "-w", "-D", str(self.pgdata))
-        await execute(self.url, "ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()")
+        await execute(
+            self.url,
+            "SELECT pg_promote()",
+            "ALTER SYSTEM SET synchronous_standby_names = ''",
+            "SELECT pg_reload_conf()",
+        )

@@ -63,7 +63,7 @@ def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the command takes
-        secrets = secrets_in(kwargs.get("database_url"))
+        secrets = secrets_in(kwargs.get("database_url"), kwargs.get("direct_database_url"))
         try:
             return command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool
+from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -56,16 +56,30 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
     config.attributes["connection"] = connection
     config.attributes["version_table"] = VERSION_TABLE
     before = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-    command.upgrade(config, "head")
-    newest = ScriptDirectory.from_config(config).get_current_head()
+    migrations = ScriptDirectory.from_config(config)
+    newest = migrations.get_current_head()
     assert newest is not None  # noqa: S101 - there is at least one
+    known = {migration.revision for migration in migrations.walk_revisions()}
+    if before is not None and before not in known and _may_run_on_newer(connection, newest):
+        log.warning("the schema (%s) is newer than this program (%s), which may run on it", before, newest)
+        return before, before
+    command.upgrade(config, "head")
     return before, newest
+
+
+def _may_run_on_newer(connection: Connection, newest: str) -> bool:
+    """Tell whether a newer schema still has all that a program with these migrations needs."""
+    if connection.scalar(text("SELECT to_regclass('schema_programs')")) is None:
+        return False
+    oldest: str = connection.scalar(text("SELECT oldest_migration FROM schema_programs"))
+    return newest >= oldest
 
 
 async def migrate(url: str) -> tuple[str | None, str]:
     """Bring the database's schema up to date; safe to do from several processes at once (not twice in one).
 
-    Recording goes on meanwhile: whatever other transactions hold, it waits for a moment at the most.
+    Recording goes on meanwhile: whatever other transactions hold, it waits for a moment at the most. A schema that a
+    newer program has migrated is left as it is, if this one may run on it.
 
     Args:
         url: of a PostgreSQL 15 or newer, without a pooler; its user becomes the owner of the schema.
