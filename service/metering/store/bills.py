@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from metering.model import (
@@ -244,7 +245,8 @@ async def with_earlier_calls(
             if line in on_this_bill:
                 found = usage.get((*line, row["result_code"]), MonthUsage(*line, row["result_code"], 0, 0))
                 usage[*line, row["result_code"]] = found._replace(earlier_calls=row["calls"])
-    return list(usage.values())
+    # What was added stands at the end; an account's usage belongs together, or it would get two bills.
+    return sorted(usage.values(), key=attrgetter("account_id"))
 
 
 async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
