@@ -46,9 +46,8 @@ def call(number: int, **fields: Any) -> ListedCall:
 
 
 def bill_of(calls: list[ListedCall]) -> Bill:
-    line = BillLine(
-        api="DetectAuth", occurred_month="2026-10", calls=len(calls), amount=to_money(Decimal("1.25"), "CNY")
-    )
+    amount = to_money(Decimal("1.25"), "CNY")
+    line = BillLine(api="DetectAuth", occurred_month="2026-10", calls=len(calls), amount=amount)
     return Bill(account_id="acme", month="2026-10", lines=[line], total=amount, calls_digest=calls_digest(calls))
 
 
