@@ -47,6 +47,7 @@ class Books:
         self.rejected: dict[tuple[str, str, str], pb.RejectedCall] = {}
         self.price_plans: dict[str, list[pb.PricePlan]] = {}
         self.closed_months: set[str] = set()
+        self.dropped_days: set[str] = set()
         self.clock = clock
         self._zone = zone
 
