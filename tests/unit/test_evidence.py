@@ -112,7 +112,7 @@ def test_a_bill_and_its_calls_belong_together_in_any_order() -> None:
         (lambda calls: [*calls, call(9)], "DetectAuth of 2026-10: 6 calls, 5 on the bill"),
         (
             lambda calls: [*calls, calls[0]],
-            "call 01933f6e-0000-7000-8000-000000000000 of 2026-10-15 is in the list twice",
+            "call 01933f6e-0000-7000-8000-000000000000 of 2026-10-15 is listed twice",
         ),
         (lambda calls: [*calls[1:], call(0, api="Other")], "Other of 2026-10: 1 calls, 0 on the bill"),
         (
