@@ -350,7 +350,12 @@ def archive_calls(month: str, directory: Path, ending: str, database_url: str | 
 
 
 @main.command()
-@click.option("--months", required=True, type=click.IntRange(1), help="Keep calls so long after their month's close.")
+@click.option(
+    "--months",
+    required=True,
+    type=click.IntRange(1),
+    help="For so many months after a month was closed, its calls are kept.",
+)
 @archive_option
 @click.option("--dry-run", is_flag=True, help="Only verify the archives, and tell what would be dropped.")
 @database_settings

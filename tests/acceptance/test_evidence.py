@@ -63,7 +63,7 @@ async def test_a_bill_is_proved_by_its_calls_carried_and_uncharged_ones_too(
 ) -> None:
     for account_id in ("acme", "zenith"):
         await service.activate(account_id)
-        times = [OCTOBER + timedelta(hours=7 * number, microseconds=number) for number in range(60)]
+        times = [OCTOBER + timedelta(hours=6 * number, microseconds=number) for number in range(60)]
         calls = [service.call(account_id, at=at, result_code="E.Uncharged" if at.day % 3 else "") for at in times]
         await service.record_batch(calls)
     await service.close_month("2026-10")
@@ -98,7 +98,7 @@ async def test_a_bill_is_proved_by_its_calls_carried_and_uncharged_ones_too(
     calls_file.write_text(calls_file.read_text().replace("E.Uncharged", "E.Other", 1))
     code, said = await metering("verify-bill", bill_file, str(calls_file))
     assert (code, "the digest of the calls is" in said) == (3, True), said
-    calls_file.write_text("nothing")
+    calls_file.write_text("nothing\n")
     code, said = await metering("verify-bill", bill_file, str(calls_file))
     assert (code, "must begin with the line" in said, "Traceback" in said) == (1, True, False), said
 
