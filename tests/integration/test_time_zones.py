@@ -1,5 +1,6 @@
 """Days and months of odd time zones, through the service and its database."""
 
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -57,7 +58,7 @@ async def test_calls_at_both_ends_of_a_month_fall_on_their_side_wherever_the_dat
         late = await service.record(service.call("acme", at=end - 2 * MICROSECOND))
         assert late.billing_month == format_month(next_month(own))
     found = await assert_books_are_right(database_url)
-    assert found.totals == {"recorded": 5, "billed": 2, "carried": 1, "open": 2, "unrated": 0}
+    assert found.calls == Counter(recorded=5, billed=2, carried=1, open=2)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
