@@ -1,7 +1,7 @@
 # `make` lists what can be made. Everything that is needed is set up on the way, in .venv and .venv-proto.
 
 PYTHON ?= python3
-TESTS ?= tests/unit tests/simulation tests/integration tests/contract tests/acceptance tests/adversity
+TESTS ?= tests/unit tests/simulation tests/model tests/integration tests/contract tests/acceptance tests/adversity
 ARGS ?=
 
 PROTOS = $(wildcard proto/faceid/metering/v1/*.proto)
