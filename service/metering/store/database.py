@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from metering.errors import DatabaseUnavailableError, DatabaseUrlError, TransactionConflictError
+from metering.errors import DatabaseUnavailableError, DatabaseUnusableError, TransactionConflictError
 from metering.store.sql import load_queries
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def translated_connect_errors() -> Iterator[None]:
     """Turn whatever the server says to who wants to connect into DatabaseUnavailableError.
 
     Raises:
-        DatabaseUrlError: the URL is none.
+        DatabaseUnusableError: the URL is none.
 
     """
     try:
@@ -72,7 +72,7 @@ def translated_connect_errors() -> Iterator[None]:
             "METERING_DATABASE_URL is not understood. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 "
             "for an @ in the password, %2F for a /, %23 for a #, %25 for a %."
         )
-        raise DatabaseUrlError(msg) from None
+        raise DatabaseUnusableError(msg) from None
 
 
 def is_duplicate_key(error: Exception) -> bool:

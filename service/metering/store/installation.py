@@ -15,7 +15,7 @@ from sqlalchemy import Connection, NullPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from metering.errors import DatabaseUnavailableError
+from metering.errors import DatabaseUnavailableError, DatabaseUnusableError
 from metering.store.database import Database, translated_connect_errors, translated_errors
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -58,7 +58,8 @@ async def migrate(url: str) -> tuple[str | None, str]:
         The revision before (None: the database was empty) and after.
 
     Raises:
-        DatabaseUnavailableError: it cannot be reached, is too old, or lets its user not create tables.
+        DatabaseUnavailableError: it cannot be reached, or is too old.
+        DatabaseUnusableError: it lets its user not create tables, or the URL is none.
 
     """
 
@@ -87,7 +88,7 @@ async def migrate(url: str) -> tuple[str | None, str]:
                 "first; or let this user own the database and create the role metering_service, or create that role "
                 "beforehand and grant it to the user."
             )
-            raise DatabaseUnavailableError(msg) from error
+            raise DatabaseUnusableError(msg) from error
         finally:
             await engine.dispose()
 
