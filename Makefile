@@ -1,7 +1,7 @@
 # `make` lists what can be made. Everything that is needed is set up on the way, in .venv and .venv-proto.
 
 PYTHON ?= python3
-TESTS ?= tests/unit tests/simulation tests/integration tests/contract tests/acceptance tests/adversity
+TESTS ?= tests/unit tests/simulation tests/model tests/integration tests/contract tests/acceptance tests/adversity
 ARGS ?=
 
 PROTOS = $(wildcard proto/faceid/metering/v1/*.proto)
@@ -35,6 +35,11 @@ torture: .venv/.installed ## Kill, freeze, cut and fill everything under load, t
 
 fuzz: .venv/.installed ## Send every RPC, and both ports, what no client should: SECONDS=300 SEED=7
 	@exec .venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# EXAMPLES histories of STEPS steps each; SEED plays those of an earlier run again.
+test-model: .venv/.installed ## Drive the service and a reference model side by side, some minutes: SEED=… EXAMPLES=… STEPS=…
+	@METERING_MODEL_EXAMPLES=$(or $(EXAMPLES),60) METERING_MODEL_STEPS=$(or $(STEPS),50) METERING_MODEL_SEED=$(SEED) \
+	exec .venv/bin/python -m pytest tests/model -s $(ARGS)
 
 bench: .venv/.installed ## Measure the service beside what limits it, some 7 minutes
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)

@@ -78,8 +78,6 @@ HEALTH_INTERVAL_S = 1.0
 DATABASE_WAIT_S = 60.0
 """For how long a worker waits at its start for a database that is away."""
 DATABASE_RETRY_INTERVAL_S = 0.5
-QUEUE_AGE_MAX_S = 5.0
-"""A worker whose oldest call waits longer is not ready for more."""
 LOOP_STUCK_S = 30.0
 """A worker whose event loop has not turned for so long is not alive."""
 STATEMENT_S = 30.0
@@ -196,6 +194,8 @@ class App:
                 protection.certificate,
                 reflects=self._settings.reflection,
                 share_port=self._share_port,
+                connections_max=self._settings.connections,
+                connection_age_s=self._settings.connection_age_s,
             )
             gauges = GaugeStore(database)
 
@@ -356,7 +356,7 @@ class App:
             except DatabaseUnavailableError as error:
                 wrong = error.message
             oldest_s = recorder.calls.oldest_wait_s
-            if not wrong and oldest_s > QUEUE_AGE_MAX_S:
+            if not wrong and oldest_s > self._settings.queue_wait_s:
                 wrong = f"the oldest call has been waiting for its commit for {oldest_s:.1f} s"
             self._set_not_ready(wrong)
             if serving == bool(wrong):

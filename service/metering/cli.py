@@ -148,6 +148,18 @@ def main() -> None:
     help="Tell callers with any role what can be called (for grpcurl).",
 )
 @setting(
+    "--connections",
+    default=DEFAULTS.connections,
+    type=click.IntRange(1, 1_000_000),
+    help="Connections to a worker, at the most.",
+)
+@setting(
+    "--connection-age-s",
+    default=DEFAULTS.connection_age_s,
+    type=click.FloatRange(1, 86_400),
+    help="After so many seconds, more or less, a connection is to be made anew, so that load finds new replicas.",
+)
+@setting(
     "--queue-wait-s",
     default=DEFAULTS.queue_wait_s,
     type=click.FloatRange(0.01, 60),
@@ -338,7 +350,12 @@ def archive_calls(month: str, directory: Path, ending: str, database_url: str | 
 
 
 @main.command()
-@click.option("--months", required=True, type=click.IntRange(1), help="Keep calls so long after their month's close.")
+@click.option(
+    "--months",
+    required=True,
+    type=click.IntRange(1),
+    help="For so many months after a month was closed, its calls are kept.",
+)
 @archive_option
 @click.option("--dry-run", is_flag=True, help="Only verify the archives, and tell what would be dropped.")
 @database_settings

@@ -49,6 +49,11 @@ class Settings:
     """What a token must have among its audience, aud."""
     reflection: bool = True
     """Tell what can be called (grpc.reflection), to callers with any role."""
+    connections: int = 10_000
+    """Connections to one worker, at the most."""
+    connection_age_s: float = 300.0
+    """After which a connection is to be made anew, a tenth sooner or later: gateways then find replicas that are new.
+    What is under way on it is ended there."""
     queue_wait_s: float = 2.0
     """Calls that would have to wait longer for their commit than so many seconds are refused."""
     queue_calls: int = 100_000
@@ -83,7 +88,7 @@ class Settings:
         if not 0 < self.audit_share <= 1:
             msg = f"audit_share: {self.audit_share} is not a share of the time; give more than 0, at most 1"
             raise ValueError(msg)
-        for name in ("workers", "queue_calls", "batch_calls", "committers"):
+        for name in ("workers", "connections", "queue_calls", "batch_calls", "committers"):
             if getattr(self, name) < 1:
                 msg = f"{name}: {getattr(self, name)} is less than 1"
                 raise ValueError(msg)

@@ -23,7 +23,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from metering.app import LOOP_STUCK_S, App
+from metering.app import LOOP_STUCK_S, App, BillingTimeZoneError
 from metering.logs import secrets_in, set_up_logging
 from metering.metrics import Metrics
 from metering.operations_http import OperationsHttp
@@ -35,6 +35,9 @@ STEADY_S = 60.0
 """A worker that has run for so long is started again with the shortest pause."""
 LOOK_INTERVAL_S = 0.5
 """How often it is looked for signals and for workers to be started again."""
+
+SERVING = "serving"
+"""What a worker says once it serves; anything else is why it does not."""
 
 GC_THRESHOLDS = (5_000, 50, 100)
 """New objects between two looks for cycles; Python's own 700 cost 12 % of a worker's time. docs/performance.md."""
@@ -174,9 +177,13 @@ class _Supervisor:
             while not worker.parent_end.poll(LOOK_INTERVAL_S):
                 if self._stopping:
                     return
-                if not worker.process.is_alive():
-                    msg = f"worker {worker.number} ended with exit code {worker.process.exitcode}"
-                    raise WorkerError(msg)
+            try:
+                said = worker.parent_end.recv()
+            except (EOFError, OSError):  # it ended, which shows as something to read, too
+                worker.process.join()
+                said = f"worker {worker.number} ended with exit code {worker.process.exitcode}"
+            if said != SERVING:
+                raise WorkerError(said)
 
     def _restart_dead(self) -> None:
         now = time.monotonic()
@@ -252,11 +259,15 @@ def _work(settings: Settings, database_url: str, parent: Connection) -> None:
 
     def started(_port: int) -> None:
         metrics.workers.set(1)
-        parent.send("serving")
+        parent.send(SERVING)
 
     try:
         # Ctrl-C reaches all processes of a terminal; the supervisor passes on what is meant.
         _run_until_signal(app, started, ignore_interrupt=True)
+    except BillingTimeZoneError as error:
+        log.error("%s", error)  # noqa: TRY400 - an operator needs no traceback
+        parent.send(str(error))
+        raise SystemExit(1) from None
     except Exception:
         log.exception("worker %d failed", os.getpid())
         raise SystemExit(1) from None

@@ -138,3 +138,18 @@ async def test_no_call_slips_behind_a_close_while_calls_pour_in(service: Service
         for recorded in await service.list_calls("acme", month):
             assert billing_months[recorded.call.call_id] in {"?", recorded.billing_month}
     await assert_books_are_right(service.database_url)
+
+
+async def test_a_late_call_with_a_result_code_of_its_own_holds_up_nobodys_bill(
+    service: Service, clock: FakeClock
+) -> None:
+    october = clock.now() - timedelta(days=40)
+    for account_id in ("acme", "zenith"):
+        await service.activate(account_id)
+        await service.record_batch([service.call(account_id), service.call(account_id, at=october, result_code="E.1")])
+    await service.close_month("2026-10")
+    await service.record(service.call("acme", at=october))
+    clock.advance(days=20)
+    closed = await service.close_month("2026-11")
+    assert closed.bills_issued == 2
+    assert [line.calls for line in (await service.bill("acme", "2026-11")).lines] == [1, 1]

@@ -82,7 +82,7 @@ def main(accounts: int, days: int, sizes: tuple[int, ...]) -> None:
             asyncio.run(_seed(database_url, month, accounts, days))
             ask(
                 "tests.benchmarks.closing",
-                ClosePlan(database_url, _TIME_ZONE, month.isoformat()),
+                ClosePlan(database_url, _TIME_ZONE, month.isoformat(), deduct=False),
                 CloseResult,
                 _SECONDS_MAX,
             )

@@ -23,7 +23,7 @@ from rich.table import Table
 from faceid.metering.v1 import metering_service_pb2 as pb
 from faceid.metering.v1.resources_pb2 import SERVICE_STATE_ACTIVE, ServiceStatus
 from faceid_metering import ClientConfig, MeteringClient
-from metering.rpc.server import server_options
+from tests.benchmarks.echo import SERVER_OPTIONS
 from tests.benchmarks.processes import BenchmarkError
 from tests.benchmarks.service import running_server
 
@@ -62,7 +62,7 @@ async def _serve() -> None:
         ),
     }
     generic = grpc.method_handlers_generic_handler("faceid.metering.v1.MeteringService", handlers)
-    server = aio.server(handlers=[generic], options=server_options(share_port=True))
+    server = aio.server(handlers=[generic], options=SERVER_OPTIONS)
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()
     await server.wait_for_termination()

@@ -11,6 +11,8 @@ from datetime import date
 import uvloop
 
 from metering.billing.close import MonthCloser
+from metering.billing.deduct import Collector
+from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar, month_of
 from metering.clock import SystemClock
 from metering.errors import DatabaseUnavailableError
@@ -31,6 +33,8 @@ class ClosePlan:
     time_zone: str
     month: str
     """Its first day, such as `2026-10-01`."""
+    deduct: bool
+    """Then do a monthly run, which finds nothing to close and deducts all bills."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class CloseResult:
     """What the monthly run takes to find that the month is to be closed."""
     find_closed_seconds: float
     """The same once everything is billed: what each further run takes to find that there is nothing to do."""
+    deduct_seconds: float
+    """0 if that was not asked for."""
     processor_seconds: float
     """Of this process: the rest is PostgreSQL's."""
     peak_mb: float
@@ -56,17 +62,23 @@ async def run(plan: ClosePlan) -> CloseResult:
     month = month_of(date.fromisoformat(plan.month))
     this_month = month_of(calendar.today(clock.now()))
     database = await Database.connect(
-        plan.database_url, name="benchmark", connections=4, timeout_s=_STATEMENT_SECONDS_MAX
+        plan.database_url, name="benchmark", connections=8, timeout_s=_STATEMENT_SECONDS_MAX
     )
     try:
-        runs = MonthlyRunStore(database)
+        runs, bills = MonthlyRunStore(database), BillStore(database)
+        closer = MonthCloser(bills, calendar, clock)
         begin = time.perf_counter()
         await runs.months_to_close(this_month, month)
         found, processor = time.perf_counter(), time.process_time()
-        closed = await MonthCloser(BillStore(database), calendar, clock).close(month)
+        closed = await closer.close(month)
         end, processor_end = time.perf_counter(), time.process_time()
         await runs.months_to_close(this_month, month)
-        find_closed_seconds = time.perf_counter() - end
+        deduct_begin = time.perf_counter()
+        find_closed_seconds = deduct_begin - end
+        if plan.deduct:
+            collector = Collector(bills, calendar, clock)
+            await MonthlyRun(runs, bills, closer, collector, calendar, clock, "benchmark").run_now()
+        deduct_seconds = time.perf_counter() - deduct_begin if plan.deduct else 0.0
     finally:
         await database.close()
     return CloseResult(
@@ -75,6 +87,7 @@ async def run(plan: ClosePlan) -> CloseResult:
         seconds=end - found,
         find_seconds=found - begin,
         find_closed_seconds=find_closed_seconds,
+        deduct_seconds=deduct_seconds,
         processor_seconds=processor_end - processor,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )

@@ -18,6 +18,12 @@ from faceid.metering.v1 import metering_service_pb2 as pb
 from faceid.metering.v1 import metering_service_pb2_grpc as pb_grpc
 from faceid.metering.v1 import resources_pb2
 from metering.rpc.server import server_options
+from metering.settings import Settings
+
+_DEFAULTS = Settings()
+SERVER_OPTIONS = server_options(
+    share_port=True, connections_max=_DEFAULTS.connections, connection_age_s=_DEFAULTS.connection_age_s
+)
 
 
 class EchoServicer(pb_grpc.MeteringServiceServicer):
@@ -49,7 +55,7 @@ async def serve(servicer: pb_grpc.MeteringServiceServicer, port: int) -> None:
     """Serve on a port (0: any) until terminated; the port is printed."""
     edge = _Bare()
     pb_grpc.add_MeteringServiceServicer_to_server(servicer, edge)
-    server = aio.server(handlers=edge.handlers, options=server_options(share_port=True))
+    server = aio.server(handlers=edge.handlers, options=SERVER_OPTIONS)
     print(server.add_insecure_port(f"127.0.0.1:{port}"), flush=True)
     await server.start()
     await server.wait_for_termination()

@@ -31,7 +31,7 @@ _TIME_ZONE = "Asia/Shanghai"
 _RECORDING_ACCOUNTS = 1_000
 _WARM_UP_SECONDS = 0.4
 _CLOSE_SECONDS_MAX = 900
-_LOADS = ((Method.RECORD_CALL, 1, 64), (Method.BATCH_RECORD_CALLS, 1_000, 16))
+_LOADS = ((Method.RECORD_CALL, 1, 64), (Method.BATCH_RECORD_CALLS, 1_000, 8))
 """Method, calls in a request, requests in flight."""
 
 
@@ -60,6 +60,8 @@ def main(accounts: int, repetitions: int, seconds: float) -> None:
                     asyncio.run(seed_month(database_url, month))
                     asyncio.run(settle(database_url))
                     found.append(_measure(service, _plan(service, method, batch, in_flight, seconds), month))
+                    alone, meanwhile, close_s = found[-1]
+                    console.print(f"{method}: {alone:,.0f} alone, {meanwhile:,.0f} meanwhile, close {close_s:.1f} s")
                 ratios = [meanwhile / alone for alone, meanwhile, _ in found]
                 table.add_row(
                     method,

@@ -125,7 +125,7 @@ async def test_a_month_tells_how_far_its_close_has_come(metering: Stubs, clock: 
     plan = standard_plan()
     plan.prices.add(api="Unpriced", per_call=pb.PerCallPrice(unit_price="1"))
     await metering.put_plan(plan)
-    clock.advance(timedelta(hours=1))
+    clock.set(sealed_at + timedelta(hours=1))
     await metering.close_month("2026-10")
     billed = await metering.accounts.GetMonth(month)
 

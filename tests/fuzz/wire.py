@@ -4,6 +4,8 @@ import asyncio
 import random
 import struct
 
+from tests.fuzz.messages import FORGED
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAMES_MAX = 40
 ANSWER_S = 0.2
@@ -35,7 +37,7 @@ def _length(size: int) -> bytes:
 
 def conversation(path: str, message: bytes, rng: random.Random) -> bytes:
     """Return all that is sent over one connection."""
-    return rng.choice((_noise, _frames, _call, _metadata, _floods))(path.encode(), message, rng)
+    return rng.choice((_noise, _frames, _call, _metadata, _floods, _farewell))(path.encode(), message, rng)
 
 
 def _noise(_path: bytes, _message: bytes, rng: random.Random) -> bytes:
@@ -103,6 +105,12 @@ def _floods(path: bytes, _message: bytes, rng: random.Random) -> bytes:
         )
     )
     return begin + b"".join(map(flood, range(times)))
+
+
+def _farewell(_path: bytes, _message: bytes, rng: random.Random) -> bytes:
+    """A word of goodbye, which gRPC writes down."""
+    word = rng.choice((f"\n{FORGED}\n".encode(), b"\x1b[2J", rng.randbytes(50)))
+    return PREFACE + frame(4, 0, 0, b"") + frame(7, 0, 0, struct.pack(">II", 0, rng.randrange(14)) + word)
 
 
 def _request(path: bytes) -> bytes:

@@ -251,3 +251,23 @@ async def test_a_method_that_is_not_served_says_so(service: Service) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await channel.unary_unary("/grpc.health.v1.Health/List")(b"")
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_the_answer_to_nothing_but_bad_records_is_one_that_a_client_takes(service: Service) -> None:
+    await service.activate("acme")
+    calls = [service.call("\U0001d7dc" * 64) for _ in range(10_000)]
+    assert len((await service.record_batch(calls)).rejections) == 10_000
+    response = await service.record_batch([service.call("acme", call_id="7" * 4_194_000), service.call("acme")])
+    assert (response.accepted, len(response.rejections)) == (1, 1)
+    assert response.rejections[0].call_id == "7" * 64
+
+
+async def test_a_payment_that_no_balance_can_hold_is_refused(service: Service) -> None:
+    await service.activate("acme")
+    await service.pay("acme", str(10**18), "first")
+    for amount_paid, payment_id in (("0.01", "second"), (str(2**63 - 1), "third")):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.pay("acme", amount_paid, payment_id)
+        assert (error.value.code(), fields_of(error.value)) == (INVALID, ["amount"])
+    assert (await service.pay("acme", str(10**18), "first")).duplicate
+    assert (await service.account("acme")).balance.units == 10**18

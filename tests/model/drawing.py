@@ -29,9 +29,10 @@ Prices = tuple[tuple[str, Price], ...]
 
 unit_prices = st.sampled_from(BILLIONTHS).map(lambda billionths: Fraction(billionths, 10**9))
 currencies = st.sampled_from(["CNY", "CNY", "CNY", "JPY", "KWD"])
+apis = st.sampled_from(APIS)
 account_ids = st.sampled_from(ACCOUNTS)
 plan_ids = st.sampled_from(["p", "q", "r"])
-months_back = st.integers(-1, 3)
+months_back = st.sampled_from([1, 1, 1, 2, 2, 3, 0, -1])
 
 
 @st.composite
@@ -43,11 +44,17 @@ def api_prices(draw: st.DrawFn) -> Price:
     return Price(model, tiers, draw(st.sampled_from([0, 0, 1, 4])), uncharged)
 
 
-price_lists = st.dictionaries(st.sampled_from(APIS), api_prices(), min_size=1).map(lambda found: tuple(found.items()))
+price_lists = st.dictionaries(apis, api_prices(), min_size=1).map(lambda found: tuple(found.items()))
+all_prices = st.fixed_dictionaries({api: api_prices() for api in APIS}).map(lambda found: tuple(found.items()))
+ago = st.tuples(st.just("ago"), st.integers(0, 61 * 86_400))
 whens = st.one_of(
-    st.tuples(st.just("ago"), st.integers(0, 61 * 86_400)),
+    ago,
     st.tuples(st.just("start of month"), st.integers(0, 3)),
     st.tuples(st.just("end of month"), st.integers(0, 3)),
     st.tuples(st.sampled_from(["now", "just ahead", "too far ahead", "just back", "too far back"]), st.just(0)),
 )
-new_calls = st.tuples(account_ids, whens, st.sampled_from(APIS), st.sampled_from(["", "E.A", "E.B"]))
+codes = st.sampled_from(["", "", "E.A", "E.B"])
+new_calls = st.tuples(account_ids, whens, apis, codes)
+calls_in_time = st.tuples(st.sampled_from(["ann", "bob"]), ago, apis, codes)
+thens = st.sampled_from(["nothing", "nothing", "run month", "run month", "restart"])
+"""What is done when time has passed."""

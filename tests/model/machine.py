@@ -19,11 +19,14 @@ from tests.model.drawing import (
     NewCall,
     Prices,
     account_ids,
+    all_prices,
+    calls_in_time,
     currencies,
     months_back,
     new_calls,
     plan_ids,
     price_lists,
+    thens,
 )
 from tests.model.driver import Driver, until
 from tests.model.reference import Books
@@ -47,13 +50,14 @@ class Machine(SideBySide):
         day=st.integers(0, 364),
         second=st.integers(0, 86_399),
         currency=currencies,
-        prices=price_lists,
+        prices=all_prices,
     )
     def begin(self, zone: str, day: int, second: int, currency: str, prices: Prices) -> None:
         now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day, seconds=second)
         self.start(zone, now)
         self.put_plan("p", currency, prices)
         self.activate("ann", currency, "p")
+        self.activate("bob", currency, "p")
 
     # What can be done
 
@@ -86,7 +90,7 @@ class Machine(SideBySide):
         calls = list(map(self.made, new))
         self.send_together(calls + [self._sent[-1 - number % len(self._sent)] for number in again])
 
-    @rule(new=new_calls, calls=st.integers(96, 120))
+    @rule(new=calls_in_time, calls=st.integers(96, 120))
     def record_large_batch(self, new: NewCall, calls: int) -> None:
         """So many that they are copied."""
         self.send_together([self.made(new) for _ in range(calls)])
@@ -114,13 +118,15 @@ class Machine(SideBySide):
             recorded=found.recorded, duplicates=found.duplicates, still_rejected=found.still_rejected
         ) == Counter(became)
 
-    @rule(back=months_back, dry_run=st.booleans())
-    def close_month(self, back: int, dry_run: bool) -> None:  # noqa: FBT001 - as it is asked for
+    @rule(back=months_back)
+    def close_month(self, back: int) -> None:
+        """A dry run tells what closing then comes to, and changes nothing."""
         month = self.month(back)
-        books = deepcopy(self.books) if dry_run else self.books
-        expected = self.expected(lambda: books.close(month))
-        found = self.answered(self.service.close_month(told.month_text(month), dry_run=dry_run))
-        assert expected == (found if isinstance(found, str) else told.closed(found))
+        would_be = deepcopy(self.books)
+        for dry_run, books in ((True, would_be), (False, self.books)):
+            expected = self.expected(partial(books.close, month))
+            found = self.answered(self.service.close_month(told.month_text(month), dry_run=dry_run))
+            assert expected == (found if isinstance(found, str) else told.closed(found))
 
     @rule(account_id=account_ids, back=months_back)
     def deduct(self, account_id: str, back: int) -> None:
@@ -146,13 +152,9 @@ class Machine(SideBySide):
         currency = account.currency if account else "CNY"
         minor_unit = Fraction(1, 10 ** MINOR_UNITS[currency])
         outstanding = account.outstanding if account else Fraction(0)
-        amount = {"all that is outstanding": outstanding, "all but one": outstanding - minor_unit}.get(
-            what, Fraction(0)
-        )
-        if what == "one more":
-            amount = outstanding + minor_unit
-        if amount <= 0:
-            amount = minor_units * minor_unit
+        amount = minor_units * minor_unit
+        if what in SHARES and outstanding + SHARES[what] * minor_unit > 0:
+            amount = outstanding + SHARES[what] * minor_unit
         if what == "another currency":
             currency, amount = ("CNY" if currency == "JPY" else "JPY"), Fraction(1)
         expected = self.expected(lambda: self.books.pay(account_id, amount, currency, str(payment)))
@@ -166,18 +168,17 @@ class Machine(SideBySide):
             bills = self.books.accounts[account_id].bills
             assert [told.bill(bill) for bill in found.settled_bills] == [bills[month] for month in expected[1]]
 
-    @rule(to=st.sampled_from([1, 2, 3]), short_of=st.sampled_from([0, 0, 1, -1]))
-    def time_passes_to_day(self, to: int, short_of: int) -> None:
+    @rule(to=st.sampled_from([1, 2, 3]), short_of=st.sampled_from([0, 0, 1, -1]), then=thens)
+    def time_passes_to_day(self, to: int, short_of: int, then: str) -> None:
         """To the very beginning of day 1, 2 or 3 of a month, or a microsecond before or after."""
-        day = self.books.today.replace(day=to)
-        start = self.start_of(day) - short_of * MICROSECOND
+        start = self.start_of(self.books.today.replace(day=to)) - short_of * MICROSECOND
         if start <= self.books.now:
-            start = self.start_of(month_after(day).replace(day=to)) - short_of * MICROSECOND
-        self.set_time(start)
+            start = self.start_of(month_after(self.books.today).replace(day=to)) - short_of * MICROSECOND
+        self.set_time(start, then)
 
-    @rule(seconds=st.integers(1, 20 * 86_400))
-    def time_passes(self, seconds: int) -> None:
-        self.set_time(self.books.now + timedelta(seconds=seconds))
+    @rule(seconds=st.integers(1, 20 * 86_400), then=thens)
+    def time_passes(self, seconds: int, then: str) -> None:
+        self.set_time(self.books.now + timedelta(seconds=seconds), then)
 
     @rule()
     def run_month(self) -> None:
@@ -203,7 +204,6 @@ class Machine(SideBySide):
             if account_id in previews:
                 assert told.amount(preview.outstanding) == after.outstanding
 
-    @rule()
     def restart(self) -> None:
         """A service that starts does the monthly run at once, if one is due, and forgets old rejected calls."""
         self.wait(self.running.restart())
@@ -212,6 +212,13 @@ class Machine(SideBySide):
             self.wait(until(self.newest_run_is_of_today))
         self.books.purge()
         self.wait(until(self.rejected_calls_are_as_expected))
+
+    def set_time(self, now: datetime, then: str) -> None:
+        self.books.now = self.running.clock.time = now
+        if then == "run month":
+            self.run_month()
+        elif then == "restart":
+            self.restart()
 
     # Sending calls, and what else is done at more than one place
 

@@ -94,9 +94,6 @@ class SideBySide(RuleBasedStateMachine):
             before, after = (middle, after) if self.books.day_of(middle) < day else (before, middle)
         return after
 
-    def set_time(self, now: datetime) -> None:
-        self.books.now = self.running.clock.time = now
-
     def time_of(self, what: str, number: int) -> datetime:
         now = self.books.now
         if what == "start of month":
@@ -122,12 +119,15 @@ class SideBySide(RuleBasedStateMachine):
 
     async def compare(self) -> None:
         months = sorted({each.billing_month for each in self.books.calls} | self.books.closed)
-        async with asyncio.TaskGroup() as tasks:
-            for account in self.books.accounts.values():
-                tasks.create_task(self.compare_account(account))
-                for month in months:
-                    tasks.create_task(self.compare_usage(account.account_id, month))
-            tasks.create_task(self.compare_books())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for account in self.books.accounts.values():
+                    tasks.create_task(self.compare_account(account))
+                    for month in months:
+                        tasks.create_task(self.compare_usage(account.account_id, month))
+                tasks.create_task(self.compare_books())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None  # one difference is enough to look at
 
     async def compare_account(self, expected: Account) -> None:
         found = await self.service.account(expected.account_id)

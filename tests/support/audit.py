@@ -26,26 +26,31 @@ class Audit:
     differences: list[Difference] = field(default_factory=list)
 
 
-async def run_audit(
-    url: str,
+async def run_audit(url: str, clock: Clock | None = None) -> Audit:
+    """Audit all that is in a database."""
+    database = await Database.connect(url, name="test audit", connections=1)
+    try:
+        return await audit_of(database, clock=clock)
+    finally:
+        await database.close()
+
+
+async def audit_of(
+    database: Database,
     accounts: AccountRange = ALL_ACCOUNTS,
     months: tuple[date, date] = ALL_MONTHS,
     accounts_max: int = 2,
     clock: Clock | None = None,
 ) -> Audit:
     """Audit in small parts, for that is where mistakes are made."""
-    database = await Database.connect(url, name="test audit", connections=1)
     found = Audit()
-    try:
-        calendar = BillingCalendar.of_zone(await InstallationStore(database).time_zone())
-        auditor = Auditor(AuditStore(database), calendar, clock or FakeClock(AFTER_ALL_DUE_DATES))
-        async for part in auditor.audit(accounts, months, accounts_max):
-            found.accounts += part.accounts
-            found.parts += 1
-            found.calls.update(part.calls)
-            found.differences += part.differences
-    finally:
-        await database.close()
+    calendar = BillingCalendar.of_zone(await InstallationStore(database).time_zone())
+    auditor = Auditor(AuditStore(database), calendar, clock or FakeClock(AFTER_ALL_DUE_DATES))
+    async for part in auditor.audit(accounts, months, accounts_max):
+        found.accounts += part.accounts
+        found.parts += 1
+        found.calls.update(part.calls)
+        found.differences += part.differences
     return found
 
 

@@ -15,7 +15,7 @@ import grpc
 
 from tests.support.service import Stubs
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 30.0
 
 

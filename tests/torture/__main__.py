@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
 
 from tests.torture.planted import DEFECTS
-from tests.torture.run import HEALTHY_S_MAX, Torture, run
+from tests.torture.run import HEALTHY_S_MAX, Outcome, Torture, run
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
         print(f"torture of {torture.seconds:.0f} s with seed {seed} …", flush=True)
         begin = time.monotonic()
         try:
-            outcome = asyncio.run(run(torture))
+            outcome = asyncio.run(run_until_terminated(torture))
         except BaseException:
             print(f"it did not come to its end: seed {seed}, history in {directory}", file=sys.stderr)
             raise
@@ -47,6 +48,13 @@ def main() -> int:
             print(f"again: make torture SECONDS={torture.seconds:.0f} SEED={seed}")
             return 1
     return 0
+
+
+async def run_until_terminated(torture: Torture) -> Outcome:
+    """Run a torture; on SIGTERM, end all that it has started before it ends itself."""
+    task = asyncio.ensure_future(run(torture))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tests.support.proxy import TcpProxy
 from tests.torture.clock import SharedClock
 
 DISK_MB = 1024
+UP_S_MAX = 180.0
 RESTART_S = 0.3
 """How soon whoever runs a process starts it again: the `RestartSec` of a unit, so to speak."""
 POSTGRES_SETTINGS = ("max_wal_size = '256MB'", "min_wal_size = '64MB'", "checkpoint_timeout = '30s'")
@@ -212,7 +213,7 @@ async def running_cluster(directory: Path, workers: list[int], defect: str, now:
         keepers = [asyncio.create_task(each.keep()) for each in replicas]
         try:
             cluster = Cluster(postgres, replicas, clock, data_dir / "balloon" if small_disk else None)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(UP_S_MAX):
                 await cluster.until_up()
             yield cluster
         finally:

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faceid_metering import ClientConfig, MeteringClient
 from faceid_metering.spool import Batch, SpoolFile
+from faceid_metering.testing import FakeMetering
 
 ROOM = 16 * 1024 * 1024
 
@@ -65,3 +67,36 @@ def test_a_file_is_adopted_once_its_client_is_gone(tmp_path: Path) -> None:
     assert heir.adopt() == 0
     assert len(list(tmp_path.glob("*.spool"))) == 1
     heir.close()
+
+
+async def test_a_client_without_a_directory_says_once_that_its_calls_are_not_safe(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeMetering() as fake:
+        fake.activate("acme")
+        async with MeteringClient(fake.target) as metering:
+            await metering.get_account("acme")
+            assert not caplog.messages, "it may be one that only reads"
+            for _ in range(2):
+                metering.record("acme", "DetectAuth")
+                assert await metering.flush(10)
+        assert [message for message in caplog.messages if "no spool_dir is set" in message] == caplog.messages[:1]
+
+        caplog.clear()
+        async with MeteringClient(fake.target, config=ClientConfig(spool_dir=tmp_path)) as metering:
+            metering.record("acme", "DetectAuth")
+            assert await metering.flush(10)
+    assert not caplog.messages
+
+
+def test_a_bound_that_has_no_room_for_the_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="spool_bytes must be at least 16777216"):
+        ClientConfig(spool_dir=tmp_path, spool_bytes=1_000_000)
+
+
+async def test_disk_first_without_a_directory_is_refused_at_once() -> None:
+    with FakeMetering() as fake:
+        async with MeteringClient(fake.target) as metering:
+            with pytest.raises(ValueError, match="set it in ClientConfig"):
+                metering.record("acme", "DetectAuth", durability="disk")
+            assert await metering.flush(1)

@@ -47,7 +47,7 @@ class Closing:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     screen = io.StringIO()
-    monkeypatch.setattr(command, "out", Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(command, "out", Console(file=screen, force_terminal=True, color_system=None, width=120))
     monkeypatch.setattr(command, "ASKED_AGAIN_AFTER_S", 0)
     monkeypatch.setattr(command, "ANSWER_SHARE_MAX", 1e9)
     return screen

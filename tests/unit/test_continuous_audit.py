@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from prometheus_client import CollectorRegistry
 
-from metering.billing import continuous_audit
 from metering.billing.audit import ALL_ACCOUNTS, ALL_MONTHS, AuditedAccounts, Auditor
 from metering.billing.continuous_audit import DIFFERENCES_LOGGED_MAX, STEP_RETRY, ContinuousAudit
 from metering.errors import DatabaseUnavailableError
@@ -56,8 +55,9 @@ class Passes:
 class Parts(Auditor):
     """Accounts of whose audit something is known beforehand: what differs, or what it fails with."""
 
-    def __init__(self, clock: FakeClock, accounts: int) -> None:
-        self.clock = clock
+    def __init__(self, accounts: int, seconds_a_part: float) -> None:
+        self.seconds_a_part = seconds_a_part
+        self.seconds = 0.0
         self.accounts = [AccountId(f"account-{number}") for number in range(accounts)]
         self.wrong: Counter[str] = Counter()
         self.failing: dict[str, BaseException] = {}
@@ -74,6 +74,7 @@ class Parts(Auditor):
             if account_id in self.failing:
                 raise self.failing[account_id]
             self.audited.append(account_id)
+            self.seconds += self.seconds_a_part
             differences = [
                 Difference(account_id, AuditKind.BALANCES, f"balance {number}", "another")
                 for number in range(self.wrong[account_id])
@@ -84,23 +85,19 @@ class Parts(Auditor):
 class Replicas:
     """Replicas on the same books, and one clock."""
 
-    def __init__(self, accounts: int) -> None:
+    def __init__(self, accounts: int, seconds_a_part: float = 0.0) -> None:
         self.clock = FakeClock(NOON)
         self.passes = Passes()
-        self.auditor = Parts(self.clock, accounts)
+        self.auditor = Parts(accounts, seconds_a_part)
         self.metrics = Metrics(CollectorRegistry())
 
     def one(self, share: float = 0.05) -> ContinuousAudit:
-        return ContinuousAudit(self.auditor, self.passes, self.clock, self.metrics, INTERVAL, share)
+        return ContinuousAudit(
+            self.auditor, self.passes, self.clock, self.metrics, INTERVAL, share, lambda: self.auditor.seconds
+        )
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
-
-
-@pytest.fixture
-def steps_of_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make each step end with its first part, since that takes longer than nothing."""
-    monkeypatch.setattr(continuous_audit, "STEP_S", 0.0)
 
 
 async def test_a_pass_looks_at_every_account_once_and_the_next_begins_an_interval_later() -> None:
@@ -118,9 +115,8 @@ async def test_a_pass_looks_at_every_account_once_and_the_next_begins_an_interva
     assert replicas.metric("metering_audited_accounts_total") == 6
 
 
-@pytest.mark.usefixtures("steps_of_one_part")
 async def test_whichever_replica_comes_first_takes_the_next_step() -> None:
-    replicas = Replicas(4)
+    replicas = Replicas(4, seconds_a_part=1.0)
     for step in range(4):
         this = await replicas.one().step_if_due()
         assert this is not None
@@ -129,11 +125,8 @@ async def test_whichever_replica_comes_first_takes_the_next_step() -> None:
     assert replicas.auditor.audited == replicas.auditor.accounts
 
 
-@pytest.mark.usefixtures("steps_of_one_part")
-async def test_after_a_step_all_replicas_pause_as_the_share_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    replicas = Replicas(2)
-    seconds = iter([100.0, 102.0, 102.0])
-    monkeypatch.setattr(continuous_audit.time, "perf_counter", lambda: next(seconds))
+async def test_after_a_step_all_replicas_pause_as_the_share_says() -> None:
+    replicas = Replicas(2, seconds_a_part=2.0)
     this = await replicas.one(share=0.1).step_if_due()
     assert this is not None
     assert this.resume_at == NOON + timedelta(seconds=18)
@@ -148,12 +141,11 @@ async def test_only_one_replica_takes_a_step() -> None:
     assert replicas.auditor.audited == []
 
 
-@pytest.mark.usefixtures("steps_of_one_part")
 @pytest.mark.parametrize(
     "death", [DatabaseUnavailableError("away"), asyncio.CancelledError(), RuntimeError("a defect")]
 )
 async def test_a_step_that_failed_is_taken_again_after_a_while_and_counts_nothing_twice(death: BaseException) -> None:
-    replicas = Replicas(3)
+    replicas = Replicas(3, seconds_a_part=1.0)
     await replicas.one().step_if_due()
     replicas.clock.advance(minutes=1)
     replicas.auditor.failing = {"account-1": death}
@@ -161,9 +153,10 @@ async def test_a_step_that_failed_is_taken_again_after_a_while_and_counts_nothin
         await replicas.one().step_if_due()
     assert await replicas.one().step_if_due() is None, "not at once"
     replicas.auditor.failing = {}
-    for _ in range(2):
-        replicas.clock.time += STEP_RETRY
-        this = await replicas.one().step_if_due()
+    replicas.clock.time += STEP_RETRY
+    await replicas.one().step_if_due()
+    replicas.clock.time += STEP_RETRY
+    this = await replicas.one().step_if_due()
     assert this is not None
     assert (this.pass_id, this.found.accounts, this.finished_at) == (1, 3, replicas.clock.now())
 
@@ -186,9 +179,8 @@ async def test_differences_are_counted_and_logged_with_account_and_what_differs(
     ]
 
 
-@pytest.mark.usefixtures("steps_of_one_part")
 async def test_the_log_of_a_pass_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    replicas = Replicas(3)
+    replicas = Replicas(3, seconds_a_part=1.0)
     replicas.auditor.wrong = Counter(dict.fromkeys(replicas.auditor.accounts, DIFFERENCES_LOGGED_MAX - 1))
     for _ in replicas.auditor.accounts:
         await replicas.one().step_if_due()

@@ -128,6 +128,18 @@ async def test_a_month_is_billed_by_setting_the_clock(fake: FakeMetering, client
     assert (bill.total.units, bill.total.nanos, bill.total.currency_code) == (0, 500_000_000, "USD")
 
 
+async def test_a_day_is_dropped_as_retention_does(fake: FakeMetering, client: MeteringClient) -> None:
+    fake.clock.set(datetime(2026, 11, 23, tzinfo=UTC))
+    await client.record_call("acme", "DetectAuth", occurred_at=fake.clock.now())
+    fake.drop_calls("2026-11-22")
+    assert len([call async for call in client.list_calls("acme", "2026-11")]) == 1
+
+    fake.drop_calls("2026-11-23")
+    with pytest.raises(MeteringError, match="CALLS_DROPPED"):
+        await anext(client.list_calls("acme", "2026-11"))
+    assert (await client.get_monthly_usage("acme", "2026-11")).total_calls == 1
+
+
 def test_an_account_is_activated_once(fake: FakeMetering) -> None:
     with pytest.raises(ValueError, match="acme was activated before"):
         fake.activate("acme")

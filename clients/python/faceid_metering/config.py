@@ -99,7 +99,9 @@ class ClientConfig:
 
     spool_dir: Path | None = None
     """Where calls are kept on disk while they cannot be delivered. Several processes may share a directory, and should:
-    what one leaves behind, another delivers. None: no spool; in an outage, calls wait in memory only."""
+    what one leaves behind, another delivers. Clients of different services must not. None: no spool; in an outage,
+    calls wait in memory only, which is said in the log when the first one is recorded. There is no default: which
+    directory outlives the process, and belongs to this service alone, only its operator knows."""
 
     spool_after_s: float = 0.5
     """How long a call may wait in memory before it goes to the spool."""

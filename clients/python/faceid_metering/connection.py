@@ -12,6 +12,7 @@ from faceid_metering.config import ClientConfig
 from faceid_metering.errors import MeteringError, translated_errors
 from faceid_metering.retry import Retries
 from faceid_metering.runtime import Runtime
+from faceid_metering.tracing import request_span
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -65,12 +66,13 @@ class Connection:
         """
         retries = self.retries(timeout_s)
         attempt_timeout_s = self.config.attempt_timeout_s if attempt_timeout_s is None else attempt_timeout_s
-        while True:
-            try:
-                with translated_errors():
-                    return await method(request, timeout=min(attempt_timeout_s, retries.remaining_s()))
-            except MeteringError as error:
-                await retries.pause_after(error)
+        with request_span(request):
+            while True:
+                try:
+                    with translated_errors():
+                        return await method(request, timeout=min(attempt_timeout_s, retries.remaining_s()))
+                except MeteringError as error:
+                    await retries.pause_after(error)
 
     async def stream(
         self,

@@ -44,11 +44,13 @@ class Outbox:
         self.closed = False
 
     def put(self, call: bytes, durability: Durability | str | None) -> None:
-        """Take a call, or drop and count it: never waits, never fails."""
+        """Take a call, or drop and count it: never waits, and fails only if disk is asked for where there is none."""
         in_memory = len(self.memory)
         if self.closed or in_memory + len(self.disk) + self.held_calls >= self._calls_max:
             self._drop()
         elif (durability or self._config.durability) == Durability.DISK:
+            if self._config.spool_dir is None:
+                raise ValueError("durability is disk, and the client has no spool_dir: set it in ClientConfig")
             self.disk.append(call)
             if self._disk_awaited:
                 self._disk_awaited = False

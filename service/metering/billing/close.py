@@ -126,7 +126,7 @@ class MonthCloser:
                     account_ids = await anext(chunks, None)
                 if account_ids is None:
                     return
-                issued, unrated = await self._bill(month, account_ids, now, dry_run=dry_run)
+                issued, unrated = await self._bill_accounts(month, account_ids, now, dry_run=dry_run)
                 billed.add(issued, unrated)
                 if self._count_issued and not dry_run:
                     self._count_issued(len(issued))
@@ -139,7 +139,7 @@ class MonthCloser:
             raise group.exceptions[0] from group  # what stopped one lane has stopped the others
 
     @retry_conflicts
-    async def _bill(
+    async def _bill_accounts(
         self, month: Month, account_ids: Sequence[AccountId], now: datetime, *, dry_run: bool
     ) -> tuple[list[Bill], list[AccountId]]:
         """Bill accounts in one transaction; return their bills, and those without a price."""

@@ -6,6 +6,7 @@ is done again.
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -53,11 +54,19 @@ class ContinuousAudit:
         metrics: are told of accounts and differences at once.
         interval: from the beginning of one pass to that of the next, at least.
         share: of the time, that steps take at the most, all replicas together.
+        seconds: tells a steady time, by which steps are measured.
 
     """
 
     def __init__(
-        self, auditor: Auditor, passes: AuditPasses, clock: Clock, metrics: Metrics, interval: timedelta, share: float
+        self,
+        auditor: Auditor,
+        passes: AuditPasses,
+        clock: Clock,
+        metrics: Metrics,
+        interval: timedelta,
+        share: float,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._auditor = auditor
         self._passes = passes
@@ -65,6 +74,7 @@ class ContinuousAudit:
         self._metrics = metrics
         self._interval = interval
         self._share = share
+        self._seconds = seconds
 
     async def step_if_due(self) -> AuditPass | None:
         """Take the next step, and tell how far the pass is; None: it was not time, or another replica takes it.
@@ -89,7 +99,7 @@ class ContinuousAudit:
         return now >= newest.resume_at and (newest.finished_at is None or now >= newest.started_at + self._interval)
 
     async def _step(self, newest: AuditPass | None) -> AuditPass:
-        now, begin = self._clock.now(), time.perf_counter()
+        now, begin = self._clock.now(), self._seconds()
         this = newest
         if this is None or this.finished_at is not None:
             this = await self._passes.begin(now, now - PASSES_KEPT)
@@ -103,9 +113,9 @@ class ContinuousAudit:
                     this.finished_at = self._clock.now()
                 else:
                     this.next_account = part.next_account
-                if time.perf_counter() - begin >= STEP_S:
+                if self._seconds() - begin >= STEP_S:
                     break
-        pause_s = (time.perf_counter() - begin) * (1 / self._share - 1)
+        pause_s = (self._seconds() - begin) * (1 / self._share - 1)
         this.resume_at = self._clock.now() + timedelta(seconds=pause_s)
         await self._passes.note(this)
         if this.finished_at is not None:

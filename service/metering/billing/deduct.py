@@ -23,6 +23,9 @@ from metering.model import (
     ServiceStatus,
 )
 
+BALANCE_MAX = Decimal(10) ** 18
+"""What a google.type.Money can hold, and more than anybody pays."""
+
 
 class LockedAccount(Protocol):
     """One account, locked until its transaction ends."""
@@ -115,6 +118,8 @@ class Collector:
                 raise MeteringError(Reason.PAYMENT_ID_REUSED, msg)
             if booked is not None:
                 return True, []
+            if account.balance + amount.amount > BALANCE_MAX:
+                raise invalid_field("amount", f"{amount.amount} is too much; a balance is at most {BALANCE_MAX}")
             account.balance += amount.amount
             payment = LedgerEntry(EntryKind.PAYMENT, amount.amount, payment_id=payment_id)
             settlement = await self._settle(account, await account.unpaid_bills(), payment)

@@ -62,8 +62,10 @@ async def close(target: Target, month: str) -> pb.CloseMonthResponse:
 
 
 async def show_progress(metering: MeteringClient, month: str, closing: "asyncio.Future[pb.CloseMonthResponse]") -> None:
-    """Show how far the close of a month has come, until it ends."""
+    """Show how far the close of a month has come, until it ends; not in a file, which has no use for it."""
     await asyncio.wait({closing}, timeout=SHOWN_AFTER_S)
+    if closing.done() or not out.is_terminal:
+        return
     columns = (TextColumn("closing {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("accounts"))
     with Progress(*columns, TimeElapsedColumn(), console=out, transient=True) as progress:
         task = progress.add_task(month, total=None)

@@ -45,22 +45,26 @@ def export_calls(account: str, month: str, file: Path, target: Target) -> None:
 @click.command("verify-bill")
 @click.argument("bill_file", metavar="BILL", type=file_path)
 @click.argument("calls_file", metavar="CALLS", type=file_path)
+@click.option("--archive", is_flag=True, help="CALLS is of archive-calls: leave out the calls of other accounts.")
 @failing_plainly
-def verify(bill_file: Path, calls_file: Path) -> None:
+def verify(bill_file: Path, calls_file: Path, *, archive: bool) -> None:
     """Check offline that exactly the calls in CALLS (see export-calls) stand on the bill in BILL (see bill --json).
 
     Exit code 3: they differ, and it is told in what.
     """
     billed = read_bill(bill_file)
+    calls = read_calls(calls_file)
+    if archive:
+        calls = (call for call in calls if call.account_id == billed.account_id)
     with out.status(f"reading {calls_file} …"):
-        differences = verify_bill(billed, read_calls(calls_file))
+        differences = verify_bill(billed, calls)
     for difference in differences:
         out.print(f"  [red]✗[/red] {difference}", markup=True)
     if differences:
         out.print(f"{bill_file} and {calls_file} do [bold red]NOT[/bold red] belong together")
         sys.exit(DIFFERS)
-    calls = sum(line.calls for line in billed.lines)
-    out.print(f"[green]the bill of {billed.account_id} for {billed.month} stands on these {calls:,} calls[/green]")
+    number = sum(line.calls for line in billed.lines)
+    out.print(f"[green]the bill of {billed.account_id} for {billed.month} stands on these {number:,} calls[/green]")
 
 
 def read_bill(path: Path) -> pb.Bill:

@@ -1,4 +1,4 @@
-"""`metering archive-calls` and `drop-calls`: calls of months closed long ago go to files, and out of the books."""
+"""What `metering archive-calls` and `drop-calls` do: calls of months closed long ago, to files and off the books."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence

@@ -12,6 +12,8 @@ from metering.model import AccountId, Call, CallKind, Month, RejectedCall, to_mi
 AHEAD_MAX = timedelta(minutes=5)
 BACK_MAX = timedelta(days=62)
 
+SHOWN_MAX = 40
+"""Characters of a malformed text that are told to who sent it."""
 KINDS_MAX = 200_000
 """Kinds of calls in memory; some 60 MB."""
 
@@ -55,10 +57,15 @@ class CallColumns(NamedTuple):
         return cls(*zip(*calls, strict=True)) if calls else cls((), (), (), (), (), ())
 
 
+def shown(text: str) -> str:
+    """Return a text that was sent as an error names it: so short that an answer has room for one in each record."""
+    return f"{text[:SHOWN_MAX]!r:.{SHOWN_MAX}}"
+
+
 def check_name(text: str, field: str) -> str:
     """Return an identifier; raises MeteringError (INVALID_FIELD) unless it has 1 to 64 of the characters allowed."""
     if not _NAME.fullmatch(text):
-        what = f"{text[:64]!r} is malformed" if text else "is missing"
+        what = f"{shown(text)} is malformed" if text else "is missing"
         raise invalid_field(field, f"{what}; send 1 to 64 characters out of A-Z a-z 0-9 . _ : @ / -")
     return text
 
@@ -71,7 +78,7 @@ def check_uuid(text: str, field: str) -> str:
     if _OTHER_UUID.fullmatch(lower):
         return f"{lower[:8]}-{lower[8:12]}-{lower[12:16]}-{lower[16:20]}-{lower[20:]}"
     example = "0192f0c1-2345-7abc-8def-0123456789ab"
-    raise invalid_field(field, f"{text[:64]!r} is not a UUID; send the RequestId of the call, such as {example}")
+    raise invalid_field(field, f"{shown(text)} is not a UUID; send the RequestId of the call, such as {example}")
 
 
 class CallRejectedError(MeteringError):

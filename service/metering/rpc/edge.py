@@ -23,6 +23,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 CHECKED_AGAIN_AFTER_S = 1.0
 """Before a stream goes on, it is looked whether its reader still may have it, unless that is so short a time ago."""
 
+STREAM_RETRY_AFTER_S = 5.0
+"""Streams last: another place is free some time later, if at all."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 log = logging.getLogger(__name__)
@@ -79,11 +82,12 @@ class Edge(grpc.GenericRpcHandler):
             behavior = handler.unary_stream
             if inspect.iscoroutinefunction(behavior):
                 behavior = _generator(behavior)
-            return grpc.unary_stream_rpc_method_handler(_streaming(_of_readable(behavior), check, observer), **codecs)
+            streaming = _streaming(_of_readable(behavior), check, observer, permission.streams_max)
+            return grpc.unary_stream_rpc_method_handler(streaming, **codecs)
         if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                _streaming(_of_readable_stream(handler.stream_stream), check, observer), **codecs
-            )
+            behavior = _of_readable_stream(handler.stream_stream)
+            streaming = _streaming(behavior, check, observer, permission.streams_max)
+            return grpc.stream_stream_rpc_method_handler(streaming, **codecs)
         msg = f"{method} streams requests only: there is no such method yet"
         raise TypeError(msg)
 
@@ -214,14 +218,26 @@ def _generator(behavior: Callable[..., Awaitable[None]]) -> Callable[..., AsyncI
     return generate
 
 
+def check_room(under_way: int, streams_max: int) -> None:
+    """Raise TOO_MANY_STREAMS if more than so many streams are under way."""
+    if under_way > streams_max:
+        msg = f"{streams_max} streams of this method are under way, as many as this server has; try again"
+        raise MeteringError(Reason.TOO_MANY_STREAMS, msg, retry_after_s=STREAM_RETRY_AFTER_S)
+
+
 def _streaming(
-    behavior: Callable[..., Any], check: Check | None, observer: _Observer
+    behavior: Callable[..., Any], check: Check | None, observer: _Observer, streams_max: int
 ) -> Callable[..., AsyncIterator[Any]]:
+    under_way = 0
+
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        nonlocal under_way
         observer.started.inc()
+        under_way += 1
         try:
             if check is not None:
                 check(request, context)
+            check_room(under_way, streams_max)
             checked_at = monotonic()
             async for response in behavior(request, context):
                 if check is not None and monotonic() - checked_at > CHECKED_AGAIN_AFTER_S:
@@ -235,5 +251,7 @@ def _streaming(
             await observer.fail(context, error)
         else:
             observer.succeeded.inc()
+        finally:
+            under_way -= 1
 
     return handle

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RECORDS_MAX = 10_000
 CALLS_IN_PAGE_MAX = 1_000
 WATCHED_ACCOUNTS_MAX = 10_000
+CALL_ID_CHARACTERS_MAX = 64
+"""So much of a call_id is told in a rejection: a longer one is no UUID, and an answer must have room for them all."""
 
 WAIT_DEFAULT_S = 10.0
 WAIT_MAX_S = 60.0
@@ -91,7 +93,12 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
             accepted=recorded.accepted,
             duplicates=recorded.duplicates,
             rejections=[
-                pb.Rejection(index=place, call_id=calls[place].call_id, reason=error.reason, message=error.message)
+                pb.Rejection(
+                    index=place,
+                    call_id=calls[place].call_id[:CALL_ID_CHARACTERS_MAX],
+                    reason=error.reason,
+                    message=error.message,
+                )
                 for place, error in recorded.rejections
             ],
             not_active=self._status_messages(recorded.not_active),

@@ -22,6 +22,10 @@ Authenticate = Callable[[Context], Caller]
 Check = Callable[[Any, Context], None]
 """Raises MeteringError unless the sender of an RPC may have what it asks for."""
 
+WATCHES_MAX = 2_000
+"""One for each gateway process, and those that a broken network has left behind. One takes some 40 kB."""
+LISTS_MAX = 32
+"""They share the connections to the database with all else but recording."""
 DENIALS_LOGGED_EVERY_S = 10.0
 """So that whoever knocks again and again does not fill the log."""
 
@@ -38,10 +42,12 @@ class Permission:
     """A reader that is limited to accounts may send it for these: the request must name them."""
     act: bool = False
     """It changes something by somebody's decision: it is noted who did it."""
+    streams_max: int = 0
+    """So many streams may be under way in one worker; it takes a number for each method that answers with a stream."""
 
 
-def _for(*roles: Role, about_accounts: bool = True, act: bool = False) -> Permission:
-    return Permission(frozenset((*roles, Role.ADMIN)), about_accounts=about_accounts, act=act)
+def _for(*roles: Role, about_accounts: bool = True, act: bool = False, streams_max: int = 0) -> Permission:
+    return Permission(frozenset((*roles, Role.ADMIN)), about_accounts=about_accounts, act=act, streams_max=streams_max)
 
 
 _METERING: Final = "/faceid.metering.v1.MeteringService"
@@ -53,9 +59,9 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         f"{_METERING}/RecordCall": _for(Role.GATEWAY),
         f"{_METERING}/BatchRecordCalls": _for(Role.GATEWAY),
         f"{_METERING}/CheckServiceStatus": _for(Role.GATEWAY, Role.READER),
-        f"{_METERING}/WatchServiceStatus": _for(Role.GATEWAY, Role.READER),
+        f"{_METERING}/WatchServiceStatus": _for(Role.GATEWAY, Role.READER, streams_max=WATCHES_MAX),
         f"{_METERING}/GetMonthlyUsage": _for(Role.READER, Role.BILLER),
-        f"{_METERING}/ListCalls": _for(Role.READER, Role.BILLER),
+        f"{_METERING}/ListCalls": _for(Role.READER, Role.BILLER, streams_max=LISTS_MAX),
         f"{_METERING}/CloseMonth": _for(Role.BILLER, act=True),
         f"{_METERING}/Deduct": _for(Role.BILLER, act=True),
         f"{_ACCOUNTS}/ActivateAccount": _for(act=True),
@@ -75,9 +81,9 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         f"{_ACCOUNTS}/ListMonthlyRuns": _for(Role.READER, Role.BILLER),
         "/grpc.health.v1.Health/Check": _ANYBODY,
         "/grpc.health.v1.Health/List": _ANYBODY,
-        "/grpc.health.v1.Health/Watch": _ANYBODY,
+        "/grpc.health.v1.Health/Watch": Permission(frozenset(), streams_max=WATCHES_MAX),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _for(
-            Role.GATEWAY, Role.READER, Role.BILLER, about_accounts=False
+            Role.GATEWAY, Role.READER, Role.BILLER, about_accounts=False, streams_max=LISTS_MAX
         ),
     }
 )

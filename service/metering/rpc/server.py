@@ -34,11 +34,24 @@ STREAMS_MAX = 1_000
 PENDING_RPCS_MAX = 100_000
 # A client may ping an idle connection as often as this without being sent away.
 PING_INTERVAL_MIN_MS = 10_000
+# Whoever has not answered a ping is gone, though its machine may have had no time to say so: its streams end.
+PING_AFTER_MS, PING_TIMEOUT_MS = 30_000, 10_000
+# What is under way on a connection that is too old is cut in the end: a watch is renewed, and who sends a request byte
+# by byte holds nothing for ever. Closing a month takes minutes at the most.
+CONNECTION_GRACE_MS = 3_600_000
+# Whoever connects and does not say what it wants is not waited for.
+HANDSHAKE_TIMEOUT_MS = 10_000
 
 
-def server_options(*, share_port: bool) -> Sequence[tuple[str, int]]:
+def server_options(*, share_port: bool, connections_max: int, connection_age_s: float) -> Sequence[tuple[str, int]]:
     """Return the options of the gRPC server."""
     return (
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        ("grpc.max_connection_age_ms", round(connection_age_s * 1000)),  # gRPC makes it a tenth more or less by itself
+        ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
+        ("grpc.keepalive_time_ms", PING_AFTER_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", STREAMS_MAX),
         ("grpc.server.max_pending_requests", PENDING_RPCS_MAX),
@@ -81,6 +94,8 @@ class RpcServer:
         *,
         reflects: bool,
         share_port: bool,
+        connections_max: int,
+        connection_age_s: float,
     ) -> None:
         """Build it.
 
@@ -91,6 +106,8 @@ class RpcServer:
             certificate: for TLS; None: nothing is encrypted.
             reflects: whether reflection is served.
             share_port: several processes may listen on one port, and the kernel spreads connections.
+            connections_max: so many are accepted at once.
+            connection_age_s: after which each is to be made anew, more or less.
 
         """
         self._certificate = certificate
@@ -101,7 +118,10 @@ class RpcServer:
         if reflects:
             names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), edge)
-        self._server = aio.server(handlers=[edge], options=server_options(share_port=share_port))
+        options = server_options(
+            share_port=share_port, connections_max=connections_max, connection_age_s=connection_age_s
+        )
+        self._server = aio.server(handlers=[edge], options=options)
 
     async def start(self, listen: str) -> int:
         """Listen on HOST:PORT; return the port, which the system chooses for port 0.

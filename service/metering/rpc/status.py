@@ -25,6 +25,7 @@ CODES = {
     Reason.CALLS_DROPPED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.MONTHLY_RUN_UNDER_WAY: grpc.StatusCode.ABORTED,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_STREAMS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,

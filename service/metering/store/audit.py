@@ -177,6 +177,7 @@ class AuditStore:
         sql = self._database.sql
         async with self._database.snapshot() as connection:
             await connection.execute(sql["lock_days"])
+            await connection.execute(sql["join_whole_sets"])
             days = sorted(row["day"] for row in await connection.fetch(sql["calls_partitions"]))
             reader = AuditReader(self._database, connection, scope, days)
             await reader.choose_accounts()

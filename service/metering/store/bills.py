@@ -286,6 +286,7 @@ async def with_earlier_calls(
             key = (*line, row["result_code"])
             found = with_earlier.get(key, MonthUsage(*key, 0, 0))
             with_earlier[key] = found._replace(earlier_calls=row["calls"])
+    # What was added stands at the end; an account's usage belongs together, or it would get two bills.
     return sorted(with_earlier.values())
 
 

@@ -40,6 +40,8 @@ SILENCE_S = 10
 whether it is still there: a machine that is gone sends no farewell. Either end looks at it."""
 WRITABLE = SessionAttribute.read_write
 """Of several servers in a URL the one that takes writes is meant; a standby is not let in for the primary."""
+UNHURRIED_S = 6 * 3600.0
+"""The time limit of statements that take as long as there are calls, which are not for somebody who waits."""
 
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.model import AccountId, Bill, Month
-from metering.store.database import Database
+from metering.store.database import UNHURRIED_S, Database
 
 if TYPE_CHECKING:
     from metering.store.database import Connection
@@ -43,7 +43,7 @@ async def add_digests(database: Database, connection: "Connection", bills: Itera
         account_ids, month = [bill.account_id for bill in group], group[0].month
         occurred_from = min(bill.occurred_from for bill in group)
         if group[0].calls <= CALLS_IN_STATEMENT_MAX:
-            await connection.execute(sql["add_digests"], account_ids, month, occurred_from, timeout=None)
+            await connection.execute(sql["add_digests"], account_ids, month, occurred_from, timeout=UNHURRIED_S)
             continue
         calls, digest = await digest_of_bill(database, connection, account_ids[0], month, occurred_from)
         await connection.execute(sql["add_digest"], account_ids[0], month, calls, digest)
@@ -60,7 +60,7 @@ async def digest_of_bill(
 
     # COPY writes a line for each row, and nothing in a call's line needs to be escaped.
     copied = await connection.copy_from_query(
-        database.sql["call_lines"], account_id, month, occurred_from, output=update, timeout=None
+        database.sql["call_lines"], account_id, month, occurred_from, output=update, timeout=UNHURRIED_S
     )
     return int(copied.removeprefix("COPY ")), digest.digest()
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from metering.errors import DatabaseUnavailableError
 from metering.model import AccountId, Month
-from metering.store.database import Database
+from metering.store.database import UNHURRIED_S, Database
 
 _BILLS_PER_READ = 1_000
 _CALLS_PER_READ = 5_000
@@ -49,7 +49,7 @@ class RetentionStore:
         """Return what is counted of the days before a day that are not dropped, ascending. Reads all usage there is."""
         async with self._database.transaction() as connection:
             await connection.execute("SET LOCAL statement_timeout = 0")
-            rows = await connection.fetch(self._database.sql["counted_days"], before, timeout=None)
+            rows = await connection.fetch(self._database.sql["counted_days"], before, timeout=UNHURRIED_S)
         return [DayCalls(**row) for row in rows]
 
     async def closed_months(self) -> Mapping[Month, datetime]:
@@ -60,7 +60,7 @@ class RetentionStore:
         """Return the days of calls on bills of a month that were dropped."""
         async with self._database.transaction() as connection:
             await connection.execute("SET LOCAL statement_timeout = 0")
-            rows = await connection.fetch(self._database.sql["dropped_days_of_month"], month, timeout=None)
+            rows = await connection.fetch(self._database.sql["dropped_days_of_month"], month, timeout=UNHURRIED_S)
         return [row["day"] for row in rows]
 
     async def digests(self, month: Month) -> AsyncIterator[list[BillDigest]]:
@@ -76,8 +76,10 @@ class RetentionStore:
             account_ids = [bill.account_id for bill in bills]
             async with self._database.transaction() as connection:
                 await connection.execute("SET LOCAL statement_timeout = 0")
-                cursor = await connection.cursor(self._database.sql["calls_of_bills"], account_ids, month, timeout=None)
-                while rows := await cursor.fetch(_CALLS_PER_READ, timeout=None):
+                cursor = await connection.cursor(
+                    self._database.sql["calls_of_bills"], account_ids, month, timeout=UNHURRIED_S
+                )
+                while rows := await cursor.fetch(_CALLS_PER_READ, timeout=UNHURRIED_S):
                     yield [(*row,) for row in rows]
 
     async def drop(self, day: date, calls: int, now: datetime) -> None:
@@ -91,7 +93,7 @@ class RetentionStore:
         try:
             async with self._database.transaction() as connection:
                 await connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}; SET LOCAL statement_timeout = 0")
-                await connection.execute(self._database.sql["drop_day"], day, calls, now, timeout=None)
+                await connection.execute(self._database.sql["drop_day"], day, calls, now, timeout=UNHURRIED_S)
         except (asyncpg.RaiseError, asyncpg.InsufficientPrivilegeError) as error:
             msg = f"{day} is not dropped: {error}. Connect as the owner of the database; if the calls differ, audit."
             raise DatabaseUnavailableError(msg) from error

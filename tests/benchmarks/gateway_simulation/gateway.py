@@ -94,7 +94,7 @@ class Gateway(asyncio.Protocol):
                 self.log.work_processor_s.append(thread_time() - processor_s)
                 self.log.work_ended_at.append(monotonic())
 
-        asyncio.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.Handle._run = timed  # type: ignore[method-assign,assignment]
 
     def sample(self) -> None:
         """Note the sizes of what waits, every now and then."""

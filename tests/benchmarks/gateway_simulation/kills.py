@@ -15,8 +15,6 @@ from tests.benchmarks.gateway_simulation.requests import ACCOUNTS
 from tests.benchmarks.gateway_simulation.simulation import check_books, ended, running, said
 from tests.support.processes import ServiceProcess
 
-_LIFE_S = 3.0
-
 
 @dataclass(frozen=True)
 class Killed:
@@ -35,7 +33,7 @@ class Killed:
         )
 
 
-async def kill_gateways(database_url: str, directory: Path, *, kills: int, rate: float) -> Killed:
+async def kill_gateways(database_url: str, directory: Path, *, kills: int, rate: float, life_s: float = 3.0) -> Killed:
     """Kill one gateway after the other under load, every second one while the service is down.
 
     Raises:
@@ -51,19 +49,19 @@ async def kill_gateways(database_url: str, directory: Path, *, kills: int, rate:
         async with running("gateway", plan) as gateway:
             plan = replace(plan, port=int(await said(gateway)))
             load = await stack.enter_async_context(running("load", LoadPlan((plan.port,), rate)))
-            safe |= await _live_and_die(gateway)
+            safe |= await _live_and_die(gateway, life_s)
         for number in range(1, kills):
             if number % 2:
                 await service.kill()
             async with running("gateway", plan) as gateway:
                 await said(gateway)
-                safe |= await _live_and_die(gateway)
+                safe |= await _live_and_die(gateway, life_s)
             if number % 2:
                 service = await stack.enter_async_context(ServiceProcess(database_url, "--listen", plan.target))
         async with running("gateway", plan) as gateway:  # the last one ends as it should, and leaves nothing
             await said(gateway)
             reading = asyncio.create_task(_safe_calls(gateway))
-            await asyncio.sleep(_LIFE_S)
+            await asyncio.sleep(life_s)
             load.terminate()
             requests = int(await said(load))
             await ended(gateway)
@@ -72,10 +70,10 @@ async def kill_gateways(database_url: str, directory: Path, *, kills: int, rate:
     return Killed(kills, len(safe), booked)
 
 
-async def _live_and_die(gateway: asyncio.subprocess.Process) -> set[int]:
+async def _live_and_die(gateway: asyncio.subprocess.Process, life_s: float) -> set[int]:
     """Kill a gateway after a while; returns the calls that it had flushed."""
     reading = asyncio.create_task(_safe_calls(gateway))
-    await asyncio.sleep(_LIFE_S)
+    await asyncio.sleep(life_s)
     with contextlib.suppress(ProcessLookupError):
         gateway.kill()
     return await reading

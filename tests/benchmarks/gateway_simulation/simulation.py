@@ -3,7 +3,6 @@
 import asyncio
 import json
 import pickle
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -86,7 +85,8 @@ async def simulate(
         requests = int(await said(load))
         await asyncio.gather(*(ended(gateway) for gateway in (metered, bare)))
         watching.cancel()
-    outcome = Outcome(requests, *(pickle.loads(log.read_bytes()) for log in logs), phases, disk.bytes_max)
+    metered_log, bare_log = (pickle.loads(log.read_bytes()) for log in logs)
+    outcome = Outcome(requests, metered_log, bare_log, phases, disk.bytes_max)
     if not len(outcome.metered.sent_at) == len(outcome.bare.sent_at) == requests:
         raise BenchmarkError("the gateways did not get all requests")
     await check_books(database_url, least=set(range(requests)), most=requests)
@@ -110,7 +110,7 @@ async def check_books(database_url: str, *, least: set[int], most: int) -> int:
         raise BenchmarkError(f"{len(missing)} calls are missing, such as {sorted(missing)[:5]}")
     if len(once) < len(booked) or not all(0 <= number < most for number in once):
         raise BenchmarkError("calls are on the books twice, or were never made")
-    if not (audit := await run_audit(database_url)).clean:
+    if (audit := await run_audit(database_url)).differences:
         raise BenchmarkError(f"the audit finds differences: {audit.differences}")
     return len(booked)
 
@@ -165,4 +165,4 @@ async def ended(process: asyncio.subprocess.Process) -> None:
     async with asyncio.timeout(_END_S):
         code = await process.wait()
     if code:
-        raise BenchmarkError(f"a gateway failed with exit code {code}: {sys.executable}")
+        raise BenchmarkError(f"a gateway failed with exit code {code}")

@@ -78,7 +78,7 @@ def _write_csv(path: Path) -> Iterator[Write]:
 
 def _read_csv(path: Path) -> Iterator[ListedCall]:
     with path.open(encoding="ascii", newline="") as file:
-        rows = csv.reader(file)
+        rows = csv.reader(_whole_lines(path, file))
         try:
             if tuple(next(rows, ())) != _COLUMNS:
                 raise CallFileError(f"{path}: must begin with the line {','.join(_COLUMNS)}")
@@ -86,6 +86,13 @@ def _read_csv(path: Path) -> Iterator[ListedCall]:
                 yield ListedCall(day, call_id, int(occurred_us), account_id, api, result_code, month, int(recorded_us))
         except (ValueError, csv.Error) as error:
             raise CallFileError(f"{path}, line {rows.line_num}: is not a call: {error}") from error
+
+
+def _whole_lines(path: Path, file: Iterable[str]) -> Iterator[str]:
+    for line in file:
+        if not line.endswith("\n"):
+            raise CallFileError(f"{path}: its last line was cut off")
+        yield line
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def verify_bill(bill: Bill, calls: Iterable[ListedCall]) -> list[str]:
     for line in _sorted(lines()):
         key = line[:_KEY_LENGTH]
         if key == last and not repeats:
-            repeats.append(f"call {key[11:].decode()} of {key[:10].decode()} is in the list twice")
+            repeats.append(f"call {key[11:].decode()} of {key[:10].decode()} is listed twice")
         last = key
         digest.update(line)
     differences = repeats + [

@@ -50,6 +50,7 @@ class Books:
         """With the time they were closed."""
         self.billed_months: dict[str, datetime] = {}
         """With the time all their accounts had their bills."""
+        self.dropped_days: set[str] = set()
         self.clock = clock
         self._zone = zone
 

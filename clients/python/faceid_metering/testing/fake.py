@@ -121,6 +121,11 @@ class FakeMetering:
             account.suspended_by_hand = suspended
             self._books.status_changed(account)
 
+    def drop_calls(self, day: str) -> None:
+        """Drop the calls of a day such as `2026-01-15`, as retention does: counts and bills stay, lists are refused."""
+        with self._books.changed:
+            self._books.dropped_days.add(day)
+
     def calls(self, account_id: str = "") -> Sequence[RecordedCall]:
         """Return the calls on the books, of an account or of all, in the order in which they were recorded."""
         with self._books.changed:

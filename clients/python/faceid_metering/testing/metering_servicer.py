@@ -269,7 +269,12 @@ class MeteringServicer(pb_grpc.MeteringServiceServicer):
         after = self._after(request.page_token, name, month)
         with self._books.changed:
             self._books.account(name)
-            calls = [call for call in self._books.calls_on_bill(name, month) if _place(call) > after]
+            calls = self._books.calls_on_bill(name, month)
+            dropped = {call.occurred_on for call in calls} & self._books.dropped_days
+        if dropped:
+            message = f"month: {len(dropped)} days of its calls were dropped, {min(dropped)} first"
+            raise RefusalError("CALLS_DROPPED", message)
+        calls = [call for call in calls if _place(call) > after]
         size = min(request.page_size or 1, _CALLS_IN_PAGE_MAX)
         for start in range(0, len(calls), size):
             page = calls[start : start + size]

@@ -178,7 +178,7 @@ class AccountServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBill(self, request, context):
-        """Tells one bill with its lines. Lines and total may be cached for ever; what is deducted and the state change.
+        """Tells one bill with its lines. Lines, total and digest may be cached for ever; what is deducted and the state change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

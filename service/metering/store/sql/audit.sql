@@ -2,6 +2,11 @@
 -- Keeps days of raw calls from being dropped until the transaction ends; before its snapshot is taken.
 LOCK TABLE ONLY calls IN ACCESS SHARE MODE;
 
+-- join_whole_sets --
+-- Joins sets of rows as a whole until the transaction ends: row by row, which is what is planned for tables that were
+-- empty when they were last analyzed, takes minutes.
+SET LOCAL enable_nestloop = off;
+
 -- audit_accounts --
 -- The first $3 accounts from $1 to before $2.
 SELECT account_id FROM accounts WHERE account_id >= $1 AND account_id < $2 ORDER BY account_id LIMIT $3;

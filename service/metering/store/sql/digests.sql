@@ -1,5 +1,6 @@
 -- add_digests --
--- Adds the digests of the bills of the given accounts ($1) for month $2, none of whose calls occurred before $3.
+-- Adds the digests of the bills of the given accounts ($1) for month $2, none of whose calls occurred before $3; those
+-- that are there stay.
 INSERT INTO bill_digests (account_id, month, calls, digest)
 SELECT account_id, $2, count(*), sha256(convert_to(
     string_agg(call_line(occurred_on, call_id, occurred_at, account_id, api, result_code) || E'\n', ''
@@ -7,7 +8,8 @@ SELECT account_id, $2, count(*), sha256(convert_to(
 FROM calls
 WHERE account_id = ANY ($1::text[]) AND billing_month = $2
     AND occurred_on >= $3 AND occurred_on < $2::date + interval '1 month'
-GROUP BY account_id;
+GROUP BY account_id
+ON CONFLICT DO NOTHING;
 
 -- call_lines --
 -- The lines of the calls on the bill of account $1 for month $2, none of which occurred before $3, in their order.
@@ -17,8 +19,8 @@ WHERE account_id = $1 AND billing_month = $2 AND occurred_on >= $3 AND occurred_
 ORDER BY occurred_on, call_id;
 
 -- add_digest --
--- Adds the digest $4 of the $3 calls on the bill of account $1 for month $2.
-INSERT INTO bill_digests (account_id, month, calls, digest) VALUES ($1, $2, $3, $4);
+-- Adds the digest $4 of the $3 calls on the bill of account $1 for month $2, unless it has one.
+INSERT INTO bill_digests (account_id, month, calls, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
 
 -- bills_without_digest --
 -- At most $3 bills after the bill of account $2 for month $1 that have no digest: how many calls stand on each, and in

@@ -2,8 +2,8 @@
 
 from metering.store.migrations import run_sql_file
 
-revision = "0012"
-down_revision = "0010"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

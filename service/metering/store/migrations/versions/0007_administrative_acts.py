@@ -1,9 +1,9 @@
-"""The passes of the continuous audit."""
+"""Who did what."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0006"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

@@ -1,9 +1,9 @@
-"""What closing a month of a million accounts needs."""
+"""Senders whose gaps are too many to keep."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -1,9 +1,9 @@
-"""Senders whose gaps are too many to keep."""
+"""The passes of the continuous audit."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0010"
-down_revision = "0008"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,9 +1,9 @@
-"""Who did what."""
+"""What closing a month of a million accounts needs."""
 
 from metering.store.migrations import run_sql_file
 
-revision = "0008"
-down_revision = "0007"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

@@ -6,4 +6,4 @@ CREATE TABLE schema_programs (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     oldest_migration text NOT NULL
 );
-INSERT INTO schema_programs (oldest_migration) VALUES ('0012');
+INSERT INTO schema_programs (oldest_migration) VALUES ('0009');
