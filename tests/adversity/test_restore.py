@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +89,7 @@ async def lost(own_data_dir: Path, clock: FakeClock) -> Lost:
 
 
 @pytest.fixture
-def restored_dir(own_data_dir: Path) -> Iterator[Path]:
+def restored_dir(own_data_dir: Path) -> Path:
     """Return where to restore it."""
     return own_data_dir / "restored"
 
