@@ -124,12 +124,6 @@ async def test_streams_are_bounded_and_one_that_ends_makes_room(
             stream.cancel()
 
 
-async def test_every_method_that_answers_with_a_stream_has_a_bound(service: Service) -> None:
-    streams = {WATCH, LIST, "/grpc.health.v1.Health/Watch"}
-    streams.add("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-    assert {name for name, permission in PERMISSIONS.items() if permission.streams_max} == streams
-
-
 async def test_connections_are_bounded_and_one_that_ends_makes_room(database_url: str, clock: FakeClock) -> None:
     async with Service(database_url, clock, connections=5) as service:
         host, _, port = service.target.rpartition(":")

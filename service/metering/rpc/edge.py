@@ -64,6 +64,9 @@ class Edge(grpc.GenericRpcHandler):
         if permission is None:
             msg = f"{method} has no row in metering.rpc.permissions: say there who may send it"
             raise TypeError(msg)
+        if handler.response_streaming and not permission.streams_max:
+            msg = f"{method} answers with a stream: say in metering.rpc.permissions how many may be under way"
+            raise TypeError(msg)
         check = self._guard.check_of(method, permission) if self._guard else None
         observer = _Observer(self._metrics, method, handler)
         codecs = {

@@ -77,7 +77,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         f"{_ACCOUNTS}/ListRejectedCalls": _for(Role.READER, Role.BILLER),
         f"{_ACCOUNTS}/RetryRejectedCalls": _for(Role.BILLER, act=True),
         f"{_ACCOUNTS}/RunMonth": _for(Role.BILLER, act=True),
-        f"{_ACCOUNTS}/PreviewRunMonth": _for(Role.BILLER),
+        f"{_ACCOUNTS}/PreviewRunMonth": _for(Role.BILLER, streams_max=LISTS_MAX),
         f"{_ACCOUNTS}/ListMonthlyRuns": _for(Role.READER, Role.BILLER),
         "/grpc.health.v1.Health/Check": _ANYBODY,
         "/grpc.health.v1.Health/List": _ANYBODY,
