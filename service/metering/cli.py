@@ -236,7 +236,7 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - the settings
 def migrate_when_up(url: str) -> tuple[str | None, str]:
     """Migrate; wait for some time for a database that cannot be reached yet.
 
-    Raises DatabaseUnavailableError, DatabaseUrlError.
+    Raises DatabaseUnavailableError, DatabaseUnusableError.
     """
     end = time.monotonic() + DATABASE_WAIT_S
     while True:

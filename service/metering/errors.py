@@ -101,8 +101,8 @@ class DatabaseUnavailableError(MeteringError):
         super().__init__(Reason.DATABASE_UNAVAILABLE, message, retry_after_s=retry_after_s)
 
 
-class DatabaseUrlError(MeteringError):
-    """The URL of the database is none, so waiting for it is no use."""
+class DatabaseUnusableError(MeteringError):
+    """The database cannot be used as it is, or its URL is none: waiting for it is no use."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Reason.DATABASE_UNAVAILABLE, message)

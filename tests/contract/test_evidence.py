@@ -1,6 +1,7 @@
 """Lists of calls and digests of bills, the same on the fake service and the real one."""
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from faceid.metering.v1 import metering_service_pb2 as pb
 from faceid_metering.evidence import ListedCall, calls_digest, verify_bill
 from tests.support.service import Stubs, fields_of
+
+if TYPE_CHECKING:
+    from faceid.metering.v1.resources_pb2 import RecordedCall
 
 OCTOBER = datetime(2026, 10, 12, 4, tzinfo=UTC)
 
@@ -40,7 +44,7 @@ async def test_a_list_comes_in_pages_and_goes_on_after_each(metering: Stubs) -> 
     await make_calls(metering)
     whole = await metering.list_calls("acme", "2026-10")
     for page_size in (0, 1, 7, 1_000, 2_000_000_000):
-        found = []
+        found: list[RecordedCall] = []
         for page in await pages(metering, page_size):
             assert len(page.calls) <= page_size
             found += page.calls or [page.call]

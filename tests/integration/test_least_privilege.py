@@ -33,8 +33,8 @@ CHANGED_COLUMNS = {
 
 
 @pytest.fixture
-async def login(server_url: str) -> AsyncIterator[str]:
-    """Return the name of a login that is a member of metering_service; its owner has made the role before."""
+async def login(server_url: str, template: str) -> AsyncIterator[str]:
+    """Return the name of a login that is a member of metering_service, which the migration of the template has made."""
     name = f"login_{uuid4().hex}"
     await execute(server_url, f"CREATE ROLE {name} LOGIN IN ROLE metering_service")
     yield name

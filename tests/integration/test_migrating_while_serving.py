@@ -23,8 +23,10 @@ from tests.support.service import FakeClock, Service, amount
 
 REPOSITORY = Path(__file__).parents[2]
 PREVIOUS_PROGRAM = "81cf614df9b0"
-"""The commit of the program that this one must be able to run beside: the last release, once there is one. Older ones
-cannot read the bills of this one, whose lines tell the tier of each part."""
+"""The commit of the program that this one must be able to run beside: of the last release, once there is one.
+
+Older ones cannot read the bills of this one, whose lines tell the tier of each part.
+"""
 PREVIOUS = "0003"
 """The revision of a schema all of whose tables, columns, functions and privileges are still there."""
 

@@ -12,7 +12,7 @@ from asyncpg.connect_utils import SessionAttribute
 from metering.errors import (
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
-    DatabaseUrlError,
+    DatabaseUnusableError,
     LockedError,
     TransactionConflictError,
     UnsuitableDatabaseError,
@@ -98,7 +98,7 @@ def translated_connect_errors() -> Iterator[None]:
     """Turn whatever the server says to who wants to connect into DatabaseUnavailableError.
 
     Raises:
-        DatabaseUrlError: the URL is none.
+        DatabaseUnusableError: the URL is none.
 
     """
     try:
@@ -113,7 +113,7 @@ def translated_connect_errors() -> Iterator[None]:
             "METERING_DATABASE_URL is not understood. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 "
             "for an @ in the password, %2F for a /, %23 for a #, %25 for a %."
         )
-        raise DatabaseUrlError(msg) from None
+        raise DatabaseUnusableError(msg) from None
 
 
 def is_duplicate_key(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from metering.errors import DatabaseUnavailableError, LockedError, TransactionConflictError
+from metering.errors import DatabaseUnavailableError, DatabaseUnusableError, LockedError, TransactionConflictError
 from metering.store.database import (
     CONNECT_TIMEOUT_S,
     WRITABLE,
@@ -88,7 +88,8 @@ async def migrate(url: str) -> tuple[str | None, str]:
         The revision before (None: the database was empty) and after.
 
     Raises:
-        DatabaseUnavailableError: it cannot be reached, is too old, or lets its user not create tables.
+        DatabaseUnavailableError: it cannot be reached, or is too old.
+        DatabaseUnusableError: it lets its user not create tables, or the URL is none.
         LockedError: another transaction has held a table for minutes.
 
     """
@@ -133,7 +134,7 @@ async def _migrate_once(url: str) -> tuple[str | None, str]:
                 "first; or let this user own the database and create the role metering_service, or create that role "
                 "beforehand and grant it to the user."
             )
-            raise DatabaseUnavailableError(msg) from error
+            raise DatabaseUnusableError(msg) from error
         finally:
             await engine.dispose()
 
