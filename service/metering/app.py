@@ -20,7 +20,7 @@ from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar
 from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
-from metering.errors import DatabaseUnavailableError, TransactionConflictError
+from metering.errors import DatabaseUnavailableError, TransactionConflictError, UnsuitableDatabaseError
 from metering.loop_load import LoopLoad
 from metering.metrics import Metrics
 from metering.model import Month
@@ -87,7 +87,7 @@ CONNECTIONS = 12
 log = logging.getLogger(__name__)
 
 
-class BillingTimeZoneError(Exception):
+class BillingTimeZoneError(UnsuitableDatabaseError):
     """The database was set up for another billing time zone."""
 
 
@@ -130,6 +130,7 @@ class App:
         Raises:
             DatabaseUnavailableError: it was away for a minute at the start; later it is waited for.
             BillingTimeZoneError: the database has another billing time zone.
+            UnsuitableDatabaseError: promises cannot rest on the database's sessions.
             BrokenFileError: a certificate or another file that says who may come in cannot be used.
             OSError: the address cannot be listened on.
             ExceptionGroup: a background task died, which none should.

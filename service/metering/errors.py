@@ -119,6 +119,10 @@ class DatabaseReadOnlyError(DatabaseUnavailableError):
         )
 
 
+class UnsuitableDatabaseError(Exception):
+    """The database is one that this service must not work on; waiting does not help."""
+
+
 class LockedError(DatabaseUnavailableError):
     """Another session holds a lock that was waited for as long as is allowed."""
 

@@ -23,7 +23,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from metering.app import LOOP_STUCK_S, App, BillingTimeZoneError
+from metering.app import LOOP_STUCK_S, App
+from metering.errors import UnsuitableDatabaseError
 from metering.logs import secrets_in, set_up_logging
 from metering.metrics import Metrics
 from metering.operations_http import OperationsHttp
@@ -264,7 +265,7 @@ def _work(settings: Settings, database_url: str, parent: Connection) -> None:
     try:
         # Ctrl-C reaches all processes of a terminal; the supervisor passes on what is meant.
         _run_until_signal(app, started, ignore_interrupt=True)
-    except BillingTimeZoneError as error:
+    except UnsuitableDatabaseError as error:
         log.error("%s", error)  # noqa: TRY400 - an operator needs no traceback
         parent.send(str(error))
         raise SystemExit(1) from None

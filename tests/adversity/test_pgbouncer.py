@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from faceid.metering.v1 import resources_pb2 as pb
-from metering.errors import DatabaseUnavailableError
+from metering.errors import DatabaseUnavailableError, UnsuitableDatabaseError
 from metering.store.database import Database
 from tests.adversity.test_database_trouble import record_until_acknowledged
 from tests.conftest import execute
@@ -137,7 +137,7 @@ async def test_a_session_without_what_a_promise_needs_is_named(
     await execute(database_url, f"ALTER ROLE {pooled_role} SET {parameter} = {value}")
     async with PgBouncer.to(database_url, pooled_role) as pgbouncer:
         database = await Database.connect(pgbouncer.url, name="test", connections=1, pooler=True)
-        with pytest.raises(DatabaseUnavailableError, match=f"{parameter} is"):
+        with pytest.raises(UnsuitableDatabaseError, match=f"{parameter} is"):
             await database.check_session()
         await database.close()
 

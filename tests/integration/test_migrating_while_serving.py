@@ -22,7 +22,7 @@ from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service, amount
 
 REPOSITORY = Path(__file__).parents[2]
-PREVIOUS_PROGRAM = "cfb863b54ad1"
+PREVIOUS_PROGRAM = "81cf614df9b0"
 """The commit of the program that this one must be able to run beside: of the last release, once there is one.
 
 Older ones cannot read the bills of this one, whose lines tell the tier of each part.

@@ -18,9 +18,8 @@ from faceid_metering import MeteringClient, tls_credentials
 from faceid_metering import MeteringError as ClientError
 from faceid_metering.evidence import CallFileError
 from metering import embedded_postgres
-from metering.app import BillingTimeZoneError
 from metering.demo import DemoError
-from metering.errors import MeteringError
+from metering.errors import MeteringError, UnsuitableDatabaseError
 from metering.logs import redacted, secrets_in
 from metering.security.reloading import BrokenFileError
 from metering.settings import Settings
@@ -74,7 +73,7 @@ def failing_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             DemoError,
             FileError,
             CallFileError,
-            BillingTimeZoneError,
+            UnsuitableDatabaseError,
             BrokenFileError,
             WorkerError,
             embedded_postgres.EmbeddedPostgresError,

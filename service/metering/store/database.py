@@ -15,6 +15,7 @@ from metering.errors import (
     DatabaseUnusableError,
     LockedError,
     TransactionConflictError,
+    UnsuitableDatabaseError,
 )
 from metering.store.sql import load_queries
 
@@ -297,7 +298,8 @@ class Database:
         Those that we set up ourselves are. Behind a pooler the role that it logs in with has to see to it.
 
         Raises:
-            DatabaseUnavailableError: what is wrong, and what to do.
+            UnsuitableDatabaseError: what is wrong, and what to do.
+            DatabaseUnavailableError: as `connection`.
 
         """
         wrong: list[str] = [row["wrong"] for row in await self.fetch("session_faults")]
@@ -306,4 +308,4 @@ class Database:
                 f"The database's sessions are not as they must be: {'; '.join(wrong)}. "
                 'docs/operations.md, "PgBouncer", has the role that they need.'
             )
-            raise DatabaseUnavailableError(msg)
+            raise UnsuitableDatabaseError(msg)
