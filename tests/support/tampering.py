@@ -24,7 +24,7 @@ FREE_HANDS = [
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_kind, DROP CONSTRAINT ledger_entries_payment_once,"
         " DROP CONSTRAINT ledger_entries_account_fkey, DROP CONSTRAINT ledger_entries_bill_fkey"
     ),
-    "ALTER TABLE bill_lines DROP CONSTRAINT bill_lines_bill_fkey, DROP CONSTRAINT bill_lines_check",
+    "ALTER TABLE bill_lines DROP CONSTRAINT bill_lines_check",
     "ALTER TABLE bills DROP CONSTRAINT bills_account_fkey",
     "ALTER TABLE price_plan_assignments DROP CONSTRAINT price_plan_assignments_account_fkey",
 ]
