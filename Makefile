@@ -27,8 +27,8 @@ run: .venv/.installed ## Start the service, on an embedded PostgreSQL unless MET
 demo: .venv/.installed ## Play the whole story: activate, call, bill, deduct, suspend, pay, audit
 	@exec .venv/bin/metering demo $(ARGS)
 
-test: .venv/.installed ## Run all tests
-	@exec .venv/bin/python -m pytest $(TESTS) $(ARGS)
+test: .venv/.installed ## Run all tests, side by side on all cores; ARGS='-n 0' for one after the other
+	@exec .venv/bin/python -m pytest -n auto --dist loadfile $(TESTS) $(ARGS)
 
 torture: .venv/.installed ## Kill, freeze, cut and fill everything under load, then check the books: SECONDS=60 SEED=7
 	@exec .venv/bin/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -87,7 +87,7 @@ async def test_a_bill_is_proved_by_its_calls_carried_and_uncharged_ones_too(
     )
 
     target = {"METERING_TARGET": service.target, "COLUMNS": "200"}
-    code, printed = await metering("bill", "acme", "2026-10", **target)
+    code, printed = await metering("bill", "--json", "acme", "2026-10", **target)
     (tmp_path / "bill.json").write_text(printed)
     for name in ("calls.csv", "calls.parquet"):
         code, said = await metering("export-calls", "acme", "2026-10", str(tmp_path / name), **target)

@@ -16,6 +16,7 @@ from tests.support.audit import assert_books_are_right
 from tests.support.postgres import is_down, kill_server
 from tests.support.processes import ServiceProcess
 from tests.support.service import Stubs
+from tests.support.waiting import until
 
 IN_FLIGHT = 32
 RETRIABLE = {
@@ -33,9 +34,10 @@ class Load:
         self._account_id = account_id
         self.sent: dict[str, pb.CallRecord] = {}
         self.acknowledged: set[str] = set()
+        self.ending = False
 
     async def run(self, stubs: Stubs) -> None:
-        """Record until the service is gone."""
+        """Record until the service is gone, or `ending`."""
         workers = [self._one_by_one(stubs) for _ in range(IN_FLIGHT)] + [self._batches(stubs) for _ in range(2)]
         await asyncio.gather(*workers)
 
@@ -56,14 +58,14 @@ class Load:
         return call
 
     async def _one_by_one(self, stubs: Stubs) -> None:
-        while True:
+        while not self.ending:
             call = self._new_call(stubs)
             if not await acknowledged(stubs.record(call, timeout=5)):
                 return
             self.acknowledged.add(call.call_id)
 
     async def _batches(self, stubs: Stubs) -> None:
-        while True:
+        while not self.ending:
             calls = [self._new_call(stubs) for _ in range(200)]
             if not await acknowledged(stubs.record_batch(calls, timeout=5)):
                 return
@@ -159,11 +161,15 @@ async def test_the_embedded_postgresql_of_a_service_is_started_again_when_it_is_
     async with ServiceProcess(None, "--data-dir", str(own_data_dir)) as service:
         await service.activate("acme")
         load = Load("acme")
-        for _ in range(2):
+        for kills in (1, 2):
             loading = asyncio.create_task(load.run(service))
             await load.until_acknowledged(len(load.acknowledged) + 300)
             kill_server(own_data_dir)
+            # Calls wait for it, and it may be there again before the first of them fails.
+            await until(lambda: "".join(service.output).count("starting it again") == kills)  # noqa: B023 - awaited here
+            load.ending = True
             await loading
+            load.ending = False
             await service.until_ready()
         await load.deliver_again(service)
         with embedded_postgres.start(own_data_dir) as postgres:

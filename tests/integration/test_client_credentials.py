@@ -76,7 +76,7 @@ async def test_a_token_that_is_replaced_late_costs_nothing(
 ) -> None:
     token_file.write_text(issuer.token(exp=1))
     credentials = tls_credentials(ca=certificates.client_ca, token_file=token_file)
-    config = ClientConfig(back_off_max_s=0.05, timeout_s=0.3)
+    config = ClientConfig(back_off_max_s=0.05, timeout_s=3)
     async with MeteringClient(target, channel_credentials=credentials, config=config) as client:
         with pytest.raises(MeteringError) as error:
             await client.activate_account("acme", "CNY")

@@ -18,15 +18,18 @@ NEVER_CHANGED = {
     "bill_lines",
     "ledger_entries",
     "price_plans",
-    "months",
+    "bill_digests",
+    "dropped_days",
     "installation",
     "administrative_acts",
     "administrative_outcomes",
+    "schema_programs",
     "schema_version",
 }
 CHANGED_COLUMNS = {
     "accounts": {"state", "balance", "status_version"},
     "bills": {"state", "deducted"},
+    "months": {"billed_at"},
     "price_plan_assignments": {"price_plan_id"},
 }
 """Of these tables, only these columns may be changed; no row of them may be deleted."""

@@ -13,7 +13,7 @@ from metering.billing.months import BillingCalendar, format_month
 from metering.billing.retention import DAYS_KEPT, DayCalls, DayPlan, plan
 from metering.clock import Clock
 from metering.commands.common import FileError, out
-from metering.errors import TransactionConflictError
+from metering.errors import LockedError, TransactionConflictError
 from metering.model import AccountId, Month
 
 CallRow = tuple[str, str, int, str, str, str, str, int]
@@ -192,7 +192,7 @@ class Dropper:
         for attempt in range(1, DROP_ATTEMPTS + 1):
             try:
                 await self._book.drop(day.day, day.calls, self._clock.now())
-            except TransactionConflictError as error:
+            except (LockedError, TransactionConflictError) as error:
                 if attempt == DROP_ATTEMPTS:
                     msg = f"{day.day} is in use all the time ({error}): is the audit or a backup running? Do it again."
                     raise FileError(msg) from error

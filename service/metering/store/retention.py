@@ -86,7 +86,7 @@ class RetentionStore:
         """Drop the calls of a day for ever; the database must be connected to as its owner.
 
         Raises:
-            TransactionConflictError: something uses the calls; nothing was dropped.
+            LockedError, TransactionConflictError: something uses the calls; nothing was dropped.
             DatabaseUnavailableError: or there are not as many as that, or the user may not; nothing was dropped.
 
         """
