@@ -21,7 +21,7 @@ from metering.billing.months import BillingCalendar
 from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError, UnsuitableDatabaseError
-from metering.loop_load import LoopLoad
+from metering.loop_load import GiveWay, LoopLoad
 from metering.metrics import Metrics
 from metering.model import Month
 from metering.recording.batcher import BatcherLimits
@@ -143,16 +143,9 @@ class App:
             database = await self._connect(stack, "service", CONNECTIONS)
             await _wait_for_database(lambda: self._prepare_database(database), stop)
             calls = CallStore(recording_db)
-            accounts, bills, usage = AccountStore(database), BillStore(database), UsageStore(database)
+            accounts, usage = AccountStore(database), UsageStore(database)
             statuses = Statuses(accounts)
             feed = StatusFeed(StatusFeedStore(database, self._direct_database_url), accounts, statuses)
-            limits = BatcherLimits(
-                queue_items_max=self._settings.queue_calls,
-                queue_wait_s=self._settings.queue_wait_s,
-                batch_items_max=self._settings.batch_calls,
-                committers=self._settings.committers,
-                spacing_s=self._settings.commit_spacing_ms / 1000,
-            )
             load = LoopLoad()
             recorder = Recorder(
                 calls,
@@ -160,13 +153,15 @@ class App:
                 statuses,
                 self._calendar,
                 self._clock,
-                limits,
+                self._limits(),
                 self._metrics,
                 load.share,
             )
             rejected_calls = RejectedCallStore(database)
             retrier = Retrier(rejected_calls, recorder.calls, statuses, self._calendar, self._clock)
-            closer = MonthCloser(bills, self._calendar, self._clock, self._metrics.bills_issued.inc)
+            give_way = GiveWay(lambda: not recorder.calls.idle)
+            bills = BillStore(database, give_way)
+            closer = MonthCloser(bills, self._calendar, self._clock, self._metrics.bills_issued.inc, give_way)
             collector = Collector(bills, self._calendar, self._clock)
             runs = MonthlyRunStore(database)
             replica = f"{socket.gethostname()}:{os.getpid()}"
@@ -253,6 +248,15 @@ class App:
         interval = timedelta(hours=self._settings.audit_interval_h)
         auditor = Auditor(books, self._calendar, self._clock)
         return ContinuousAudit(auditor, passes, self._clock, self._metrics, interval, self._settings.audit_share)
+
+    def _limits(self) -> BatcherLimits:
+        return BatcherLimits(
+            queue_items_max=self._settings.queue_calls,
+            queue_wait_s=self._settings.queue_wait_s,
+            batch_items_max=self._settings.batch_calls,
+            committers=self._settings.committers,
+            spacing_s=self._settings.commit_spacing_ms / 1000,
+        )
 
     async def _prepare_database(self, database: Database) -> None:
         await database.check_session()

@@ -1,11 +1,45 @@
-"""How busy a thread is: the event loop's, where everything of a worker happens."""
+"""How busy a thread is: the event loop's, where everything of a worker happens; and who gives way to whom on it."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 INTERVAL_S = 0.05
 """The share is that of the last interval at least so long."""
+
+
+PAUSE_S, PAUSES_MAX = 0.003, 3
+"""Long work is done a millisecond at a time, and pauses for so long while calls are recorded, up to so many times.
+docs/performance.md."""
+
+
+async def next_turn() -> None:
+    """Let all who are ready do what they have to do, once."""
+    await asyncio.sleep(0)
+
+
+class GiveWay:
+    """Has long work give way to calls that are being recorded: to be awaited between any two pieces of it.
+
+    Args:
+        recording: tells whether calls are being recorded just now.
+
+    """
+
+    def __init__(self, recording: Callable[[], bool]) -> None:
+        self._recording = recording
+        self._one_at_a_time = asyncio.Lock()
+
+    async def __call__(self) -> None:
+        """Return when it is time for the next piece."""
+        # However many do such work, calls have their time between any two pieces.
+        async with self._one_at_a_time:
+            await next_turn()
+            for _ in range(PAUSES_MAX):
+                if not self._recording():
+                    return
+                await asyncio.sleep(PAUSE_S)
 
 
 class LoopLoad:

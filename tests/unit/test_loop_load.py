@@ -1,8 +1,9 @@
+import asyncio
 import time
 
 import pytest
 
-from metering.loop_load import INTERVAL_S, LoopLoad, thread_busy_s
+from metering.loop_load import INTERVAL_S, PAUSE_S, PAUSES_MAX, GiveWay, LoopLoad, thread_busy_s
 
 
 class Times:
@@ -64,3 +65,19 @@ def test_where_the_kernel_does_not_tell_the_time_on_a_processor_counts(
     monkeypatch.setattr("metering.loop_load._SCHEDSTAT", tmp_path / "absent")  # type: ignore[operator]
     before = time.thread_time()
     assert before <= thread_busy_s() <= time.thread_time()
+
+
+async def test_while_calls_are_recorded_long_work_pauses_between_any_two_pieces_whoever_does_it() -> None:
+    give_way = GiveWay(lambda: True)
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    await asyncio.gather(*(give_way() for _ in range(5)))
+    assert loop.time() - begin >= 0.9 * 5 * PAUSES_MAX * PAUSE_S
+
+
+async def test_while_none_are_recorded_it_only_lets_others_have_their_turn() -> None:
+    give_way = GiveWay(lambda: False)
+    others: list[str] = []
+    asyncio.get_running_loop().call_soon(others.append, "had a turn")
+    await give_way()
+    assert others

@@ -1,7 +1,7 @@
 """CloseMonth: seal a month, then issue the bills of all accounts with calls in it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
@@ -14,6 +14,7 @@ from metering.billing.months import BillingCalendar, due_date, format_month
 from metering.billing.rating import rate
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, retry_conflicts
+from metering.loop_load import next_turn
 from metering.model import AccountId, Bill, BillState, ClosedMonth, Money, Month, MonthUsage, PricePlan
 
 ACCOUNTS_PER_CHUNK = 1_000
@@ -77,6 +78,7 @@ class MonthCloser:
         calendar: of the billing time zone.
         clock: the present time.
         count_issued: is told of bills, some at a time, once they are committed.
+        give_way: is awaited between any two pieces of work that take a millisecond or so.
 
     """
 
@@ -86,11 +88,13 @@ class MonthCloser:
         calendar: BillingCalendar,
         clock: Clock,
         count_issued: Callable[[int], object] | None = None,
+        give_way: Callable[[], Awaitable[object]] = next_turn,
     ) -> None:
         self._book = book
         self._calendar = calendar
         self._clock = clock
         self._count_issued = count_issued
+        self._give_way = give_way
 
     async def close(self, month: Month, *, dry_run: bool = False) -> ClosedMonth:
         """Seal a month and issue its bills; with `dry_run`, only tell what that would come to.
@@ -144,7 +148,7 @@ class MonthCloser:
     ) -> tuple[list[Bill], list[AccountId]]:
         """Bill accounts in one transaction; return their bills, and those without a price."""
         async with self._book.unbilled_accounts(month, account_ids, locked=not dry_run) as accounts:
-            bills, unrated = await rate_accounts(accounts, month, now)
+            bills, unrated = await rate_accounts(accounts, month, now, self._give_way)
             if bills and not dry_run:
                 await accounts.issue(bills)
             return bills, unrated
@@ -173,15 +177,21 @@ class _Billed:
 
 
 async def rate_accounts(
-    accounts: UnbilledAccounts, month: Month, issued_at: datetime
+    accounts: UnbilledAccounts,
+    month: Month,
+    issued_at: datetime,
+    give_way: Callable[[], Awaitable[object]] = next_turn,
 ) -> tuple[list[Bill], list[AccountId]]:
-    """Return the bills for accounts' usage, and the accounts that cannot be billed because an api has no price."""
+    """Return the bills for accounts' usage, and the accounts that cannot be billed because an api has no price.
+
+    `give_way` is awaited between any two pieces of work that take a millisecond or so.
+    """
     bills: list[Bill] = []
     unrated: list[AccountId] = []
     due = due_date(month)
     for number, (account_id, usage) in enumerate(groupby(accounts.usage, attrgetter("account_id"))):
         if number % ACCOUNTS_PER_SLICE == 0:
-            await asyncio.sleep(0)  # let calls be recorded
+            await give_way()
         lines, unrated_apis = rate(usage, partial(accounts.plan, account_id))
         if unrated_apis:
             unrated.append(account_id)

@@ -129,6 +129,11 @@ class Batcher(Generic[T, R]):
         return self._waiting_items
 
     @property
+    def idle(self) -> bool:
+        """Nothing waits, and nothing is being committed."""
+        return not self._waiting and not self._committing
+
+    @property
     def oldest_wait_s(self) -> float:
         """How long the oldest submission has been waiting, or being committed."""
         submissions = [batch[0].submitted_at for batch in self._committing]

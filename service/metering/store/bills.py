@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date, datetime
@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from metering.errors import LockedError
+from metering.loop_load import next_turn
 from metering.model import (
     AccountId,
     Bill,
@@ -131,16 +132,25 @@ class UnbilledAccounts:
         currencies: dict[AccountId, str],
         usage: list[MonthUsage],
         plans: PlansOfAccounts,
+        give_way: Callable[[], Awaitable[object]],
     ) -> None:
         self._database = database
         self._connection = connection
         self.currencies = currencies
         self.usage = usage
         self._plans = plans
+        self._give_way = give_way
 
     @classmethod
     async def read(
-        cls, database: Database, connection: "Connection", month: Month, account_ids: Sequence[AccountId], *, lock: bool
+        cls,
+        database: Database,
+        connection: "Connection",
+        month: Month,
+        account_ids: Sequence[AccountId],
+        give_way: Callable[[], Awaitable[object]],
+        *,
+        lock: bool,
     ) -> "UnbilledAccounts":
         """Read accounts, their usage on the bill of `month` unless they have it, and their plans."""
         sql = database.sql
@@ -154,7 +164,7 @@ class UnbilledAccounts:
         plans = await PlansOfAccounts.read(
             database, connection, sorted({each.account_id for each in usage}), usage, month
         )
-        return cls(database, connection, currencies, usage, plans)
+        return cls(database, connection, currencies, usage, plans, give_way)
 
     def plan(self, account_id: AccountId, month: Month) -> PricePlan | None:
         """Return the price plan that an account has in a month."""
@@ -178,15 +188,17 @@ class UnbilledAccounts:
         As text, so that asyncpg need not make binary decimals and dates.
         """
         await self._connection.copy_to_table(
-            table, source=_csv(rows), columns=columns, format="csv", force_not_null=columns
+            table, source=_csv(rows, self._give_way), columns=columns, format="csv", force_not_null=columns
         )
 
 
 class BillStore:
     """Reads and writes bills and the ledger. All raise DatabaseUnavailableError, TransactionConflictError."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, give_way: Callable[[], Awaitable[object]] = next_turn) -> None:
+        """Take `give_way` to be awaited between any two pieces of long work."""
         self._database = database
+        self._give_way = give_way
 
     @asynccontextmanager
     async def locked_account(self, account_id: AccountId) -> AsyncIterator[LockedAccount | None]:
@@ -244,7 +256,9 @@ class BillStore:
         """Look at accounts in one transaction; with `locked`, which issuing bills needs, while nobody else does."""
         async with self._database.transaction() as connection:
             await connection.execute(self._database.sql["lock_billing"])
-            yield await UnbilledAccounts.read(self._database, connection, month, account_ids, lock=locked)
+            yield await UnbilledAccounts.read(
+                self._database, connection, month, account_ids, self._give_way, lock=locked
+            )
 
     async def note_billed(self, month: Month, now: datetime) -> None:
         """Note that every account with usage in a month, which is closed, has its bill."""
@@ -318,13 +332,13 @@ def bill_of_row(row: "asyncpg.Record", lines: tuple[BillLine, ...] = ()) -> Bill
     return Bill(**{**row, "state": BillState(row["state"])}, lines=lines)
 
 
-async def _csv(rows: Iterable[tuple[object, ...]]) -> AsyncIterator[bytes]:
+async def _csv(rows: Iterable[tuple[object, ...]], give_way: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
     """Write rows as CSV, part by part: meanwhile PostgreSQL works on the last one, and calls are recorded."""
     waiting = iter(rows)
     while part := list(islice(waiting, _ROWS_PER_PART)):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(part)
-        await asyncio.sleep(0)
+        await give_way()
         yield text.getvalue().encode()
 
 
