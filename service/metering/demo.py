@@ -259,7 +259,7 @@ def bill_table(bill: pb.Bill) -> Table:
     table = Table("api", "month", "quantity", "tier", "unit price", "exact", "amount", box=None)
     table.header_style, table.pad_edge = "dim", False
     for column in table.columns[2:]:
-        column.justify = "right"
+        column.justify, column.overflow = "right", "fold"  # no digit is left out
     for line in bill.lines:
         name, amount = (line.api, line.occurred_month), f"{to_decimal(line.amount):,}"
         for part in line.parts:

@@ -30,8 +30,10 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # More RPCs of one connection wait at its client, before they cost anything here: that is how a gateway is slowed down.
 # Not fewer: gRPC refuses the streams of a client that cancels many and opens others before we have seen it.
 STREAMS_MAX = 1_000
-# gRPC would cancel RPCs at random once 1,000 wait for the event loop. They are bounded by the line above, and by ours.
-PENDING_RPCS_MAX = 100_000
+# gRPC would cancel RPCs at random once 1,000 wait for the event loop. So many bound what clients can make it hold that
+# open and cancel streams without end; and since they do, gRPC need not refuse streams to those whose last ones are not
+# yet cleared away, which under overload are all clients. docs/performance.md.
+PENDING_RPCS_MAX = 20_000
 # A client may ping an idle connection as often as this without being sent away.
 PING_INTERVAL_MIN_MS = 10_000
 # Whoever has not answered a ping is gone, though its machine may have had no time to say so: its streams end.
@@ -54,6 +56,7 @@ def server_options(*, share_port: bool, connections_max: int, connection_age_s: 
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", STREAMS_MAX),
+        ("grpc.http.overload_protection", 0),
         ("grpc.server.max_pending_requests", PENDING_RPCS_MAX),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_RPCS_MAX),
         ("grpc.so_reuseport", int(share_port)),
