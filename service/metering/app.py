@@ -23,7 +23,7 @@ from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError, UnsuitableDatabaseError
 from metering.loop_load import GiveWay, LoopLoad
 from metering.metrics import Metrics
-from metering.model import Month
+from metering.model import Month, month_number
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.retry import Retrier
@@ -43,7 +43,7 @@ from metering.store.audit import AuditStore
 from metering.store.audit_passes import AuditPassStore
 from metering.store.bills import BillStore
 from metering.store.calls import CallStore
-from metering.store.database import Database
+from metering.store.database import STATEMENT_S, Database
 from metering.store.gauges import GaugeStore
 from metering.store.installation import InstallationStore
 from metering.store.monthly_runs import MonthlyRunStore
@@ -69,18 +69,17 @@ SENDER_SILENT_AFTER = timedelta(minutes=1)
 """Clients report every 10 seconds, with or without calls."""
 COMPLETE_SENDERS_KEPT = timedelta(days=1)
 SENDERS_KEPT = BACK_MAX
+"""A call older than that would be rejected anyway."""
 SENDER_RANGES_KEPT = 1_000
 """Of a sender; without losses it has one, and some while batches overtake each other."""
-"""A call older than that would be rejected anyway."""
 RELOAD_INTERVAL_S = 1.0
 """How often certificates, roles and token keys are looked at, whether they have changed."""
 HEALTH_INTERVAL_S = 1.0
 DATABASE_WAIT_S = 60.0
-"""For how long a worker waits at its start for a database that is away."""
+"""For how long `serve`, and then each worker, waits at its start for a database that is away."""
 DATABASE_RETRY_INTERVAL_S = 0.5
 LOOP_STUCK_S = 30.0
 """A worker whose event loop has not turned for so long is not alive."""
-STATEMENT_S = 30.0
 CONNECTIONS = 12
 """Connections for everything but recording, which has one for each committer, and what the audit reads."""
 
@@ -322,8 +321,8 @@ class App:
         self._metrics.unfolded_deltas.set(books.unfolded_deltas)
         self._metrics.bills.labels("ISSUED").set(books.issued_bills)
         self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
-        self._metrics.last_closed_month.set(_number(books.last_closed_month))
-        self._metrics.unbilled_month.set(_number(books.unbilled_month))
+        self._metrics.last_closed_month.set(_gauged(books.last_closed_month))
+        self._metrics.unbilled_month.set(_gauged(books.unbilled_month))
         self._metrics.close_seconds.set(books.close_seconds)
         looked_at = left = 0
         if books.unbilled_month:
@@ -393,9 +392,9 @@ async def _wait_for_database(do: Callable[[], Awaitable[object]], stop: asyncio.
             return
 
 
-def _number(month: Month | None) -> int:
+def _gauged(month: Month | None) -> int:
     """Return a month as gauges tell it: 202611; 0: none."""
-    return month.year * 100 + month.month if month else 0
+    return month_number(month) if month else 0
 
 
 async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from faceid_metering import messages as pb
 from metering import embedded_postgres
+from metering.app import AUDIT_STATEMENT_S, DATABASE_WAIT_S
 from metering.billing.audit import ALL_ACCOUNTS, ALL_MONTHS, ASSURANCES, OF_A_MONTH, Auditor
 from metering.billing.months import BillingCalendar, parse_month
 from metering.clock import SystemClock
@@ -52,7 +53,7 @@ from metering.model import AccountId, AccountRange, AuditSum, NotedAct
 from metering.settings import HOURS_MAX, Settings
 from metering.store.acts import ActStore
 from metering.store.audit import AuditStore
-from metering.store.database import Database
+from metering.store.database import STATEMENT_S, Database
 from metering.store.digests import DigestStore
 from metering.store.installation import InstallationStore
 from metering.store.installation import migrate as migrate_database
@@ -61,8 +62,6 @@ from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3
 FILE = click.Path(path_type=Path, dir_okay=False)
-DATABASE_WAIT_S = 60.0
-"""For how long `serve` waits at its start for a database that cannot be reached yet."""
 
 log = logging.getLogger(__name__)
 
@@ -286,11 +285,8 @@ def acts(last: int, account: str | None, database_url: str | None, data_dir: Pat
     """List who did what: activations, prices, closes, deductions, payments, monthly runs by hand; newest first."""
 
     async def read(url: str) -> list[NotedAct]:
-        books = await Database.connect(url, name="acts", connections=1)
-        try:
+        async with books_of(url, "acts") as books:
             return await ActStore(books).last(AccountId(account) if account else None, last)
-        finally:
-            await books.close()
 
     with database(database_url, data_dir) as (url, _):
         show_acts(asyncio.run(read(url)))
@@ -304,16 +300,13 @@ async def run_audit(url: str, account: AccountId | None = None, months: tuple[da
         MeteringError: ACCOUNT_NOT_FOUND, there is nothing of that account, not even a call.
 
     """
-    books = await Database.connect(url, name="audit", connections=1, timeout_s=3600)
-    try:
+    async with books_of(url, "audit", timeout_s=AUDIT_STATEMENT_S) as books:
         store = AuditStore(books)
         calendar = BillingCalendar.of_zone(await InstallationStore(books).time_zone())
         auditor = Auditor(store, calendar, SystemClock())
         accounts = AccountRange.of(account) if account else ALL_ACCOUNTS
         kinds = [kind for kind in ASSURANCES if months == ALL_MONTHS or kind in OF_A_MONTH]
         found = await show_audit(auditor.audit(accounts, months), 1 if account else await store.accounts(), kinds)
-    finally:
-        await books.close()
     if account and not found.accounts and found.clean:
         raise account_not_found(account)
     return found
@@ -401,9 +394,11 @@ def digest_bills(database_url: str | None, data_dir: Path) -> None:
 
 
 @asynccontextmanager
-async def books_of(url: str, name: str, *, as_owner: bool = False) -> AsyncIterator[Database]:
+async def books_of(
+    url: str, name: str, *, timeout_s: float = STATEMENT_S, as_owner: bool = False
+) -> AsyncIterator[Database]:
     """Connect to a database that is migrated; raises DatabaseUnavailableError."""
-    books = await Database.connect(url, name=name, connections=2, as_owner=as_owner)
+    books = await Database.connect(url, name=name, connections=2, timeout_s=timeout_s, as_owner=as_owner)
     try:
         yield books
     finally:

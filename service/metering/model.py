@@ -34,6 +34,12 @@ AccountId = NewType("AccountId", str)
 Month = NewType("Month", date)
 """A calendar month in the billing time zone: its first day."""
 
+
+def month_number(month: Month) -> int:
+    """Return the number of a month, 202611, as its locks and metrics have it."""
+    return month.year * 100 + month.month
+
+
 FROM_THE_BEGINNING = Month(date.min)
 """The month from which the price plan given at activation holds: all of them."""
 

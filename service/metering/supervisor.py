@@ -12,12 +12,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import FrameType
+from typing import Any, TypeVar
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -43,6 +44,7 @@ SERVING = "serving"
 GC_THRESHOLDS = (5_000, 50, 100)
 """New objects between two looks for cycles; Python's own 700 cost 12 % of a worker's time. docs/performance.md."""
 
+T = TypeVar("T")
 Started = Callable[[str, str], None]
 """Is told the addresses of gRPC and of HTTP, once calls are served."""
 
@@ -95,12 +97,17 @@ def _run_until_signal(app: App, started: Callable[[int], None], *, ignore_interr
         loop.add_signal_handler(signal.SIGINT, (lambda: None) if ignore_interrupt else stop.set)
         await app.run(stop, started)
 
+    run_as_worker(run())
+
+
+def run_as_worker(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run something on an event loop and with a garbage collector as a worker has them; return what it returns."""
     # Each RPC leaves a cycle of five objects of grpc.aio behind: they are collected some thousand at a time, and what
     # was there from the start is never looked at.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+        return runner.run(coroutine)
 
 
 def _with_port(address: str, port: int) -> str:

@@ -1,13 +1,9 @@
 """Audits books once, in a process of its own, so that its memory is that of the audit alone."""
 
-import asyncio
-import gc
 import resource
 import sys
 import time
 from dataclasses import dataclass
-
-import uvloop
 
 from metering.billing.audit import Auditor
 from metering.billing.months import BillingCalendar
@@ -16,7 +12,7 @@ from metering.errors import DatabaseUnavailableError
 from metering.model import AuditSum
 from metering.store.audit import AuditStore
 from metering.store.database import Database
-from metering.supervisor import GC_THRESHOLDS
+from metering.supervisor import run_as_worker
 from tests.benchmarks.processes import answer, question
 
 _STATEMENT_SECONDS_MAX = 600.0
@@ -77,10 +73,6 @@ async def run(plan: AuditPlan) -> AuditResult:
 
 if __name__ == "__main__":
     try:
-        # As a worker of the service does.
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            answer(runner.run(run(question(AuditPlan))))
+        answer(run_as_worker(run(question(AuditPlan))))
     except DatabaseUnavailableError as error:
         sys.exit(str(error))

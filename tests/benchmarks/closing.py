@@ -1,14 +1,10 @@
 """Closes one month, in a process of its own, so that its memory is that of the close alone."""
 
-import asyncio
-import gc
 import resource
 import sys
 import time
 from dataclasses import dataclass
 from datetime import date
-
-import uvloop
 
 from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
@@ -19,7 +15,7 @@ from metering.errors import DatabaseUnavailableError
 from metering.store.bills import BillStore
 from metering.store.database import Database
 from metering.store.monthly_runs import MonthlyRunStore
-from metering.supervisor import GC_THRESHOLDS
+from metering.supervisor import run_as_worker
 from tests.benchmarks.processes import answer, question
 
 _STATEMENT_SECONDS_MAX = 600.0
@@ -95,10 +91,6 @@ async def run(plan: ClosePlan) -> CloseResult:
 
 if __name__ == "__main__":
     try:
-        # As a worker of the service does.
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            answer(runner.run(run(question(ClosePlan))))
+        answer(run_as_worker(run(question(ClosePlan))))
     except DatabaseUnavailableError as error:
         sys.exit(str(error))

@@ -20,7 +20,7 @@ import asyncpg
 
 from metering.billing.months import next_month
 from metering.errors import DatabaseUnavailableError, TransactionConflictError
-from metering.model import Month
+from metering.model import Month, month_number
 from metering.store.sql import load_queries
 
 _EPOCH = date(2000, 1, 1)
@@ -158,7 +158,7 @@ class SimulatedPostgres:
         candidate = month
         while True:
             if self._open_month_locks:
-                await self.lock(transaction, candidate.year * 100 + candidate.month, exclusive=False)
+                await self.lock(transaction, month_number(candidate), exclusive=False)
             if candidate not in self.closed:
                 return candidate
             candidate = next_month(candidate)

@@ -30,6 +30,7 @@ from metering.model import (
     PricePlan,
     ServiceState,
     ServiceStatus,
+    month_number,
 )
 from metering.store.accounts import AccountStore, PlansOfAccounts, notify_status_changed, service_status
 from metering.store.database import Database
@@ -242,7 +243,7 @@ class BillStore:
 
     async def _seal(self, month: Month, now: datetime) -> bool:
         async with self._database.transaction() as connection:
-            await connection.execute(self._database.sql["lock_month"], _number(month))
+            await connection.execute(self._database.sql["lock_month"], month_number(month))
             return bool(await connection.fetchval(self._database.sql["seal_month"], month, now))
 
     def account_ids(self, chunk: int) -> AsyncIterator[list[AccountId]]:
@@ -320,11 +321,6 @@ async def _with_lines(
         for row in await connection.fetch(database.sql["bill_lines"], account_id, list(lines)):
             lines[row["month"]].append(read_line(row))
     return [bill_of_row(row, tuple(lines[row["month"]])) for row in rows]
-
-
-def _number(month: Month) -> int:
-    """Return the number that a month's locks have: 202611."""
-    return month.year * 100 + month.month
 
 
 def bill_of_row(row: "asyncpg.Record", lines: tuple[BillLine, ...] = ()) -> Bill:

@@ -41,6 +41,8 @@ SILENCE_S = 10
 whether it is still there: a machine that is gone sends no farewell. Either end looks at it."""
 WRITABLE = SessionAttribute.read_write
 """Of several servers in a URL the one that takes writes is meant; a standby is not let in for the primary."""
+STATEMENT_S = 30.0
+"""The time limit of a statement that somebody waits for."""
 UNHURRIED_S = 6 * 3600.0
 """The time limit of statements that take as long as there are calls, which are not for somebody who waits."""
 
@@ -173,6 +175,11 @@ async def give_up_silent(connection: "asyncpg.Connection[asyncpg.Record] | Conne
             ours.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
+async def let_take_any_time(connection: "Connection") -> None:
+    """Let the server take any time for what is still to be done in a transaction."""
+    await connection.execute("SET LOCAL statement_timeout = 0")
+
+
 async def _keep_session(_connection: object) -> None:
     """Do nothing when a connection goes back to its pool: we never change a session, and a reset is a round trip."""
 
@@ -191,7 +198,7 @@ class Database:
         *,
         name: str,
         connections: int,
-        timeout_s: float = 30.0,
+        timeout_s: float = STATEMENT_S,
         pooler: bool = False,
         as_owner: bool = False,
     ) -> "Database":
@@ -255,9 +262,14 @@ class Database:
                 await self._pool.release(connection, timeout=RELEASE_TIMEOUT_S)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator["Connection"]:
-        """Lend a connection with a transaction around what is done over it; raises as `connection`."""
+    async def transaction(self, *, unhurried: bool = False) -> AsyncIterator["Connection"]:
+        """Lend a connection with a transaction around what is done over it; raises as `connection`.
+
+        With `unhurried` the server lets statements take any time; the driver does if told so: see UNHURRIED_S.
+        """
         async with self.connection() as connection, connection.transaction():
+            if unhurried:
+                await let_take_any_time(connection)
             yield connection
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.model import AccountId, Bill, Month
-from metering.store.database import UNHURRIED_S, Database
+from metering.store.database import UNHURRIED_S, Database, let_take_any_time
 
 if TYPE_CHECKING:
     from metering.store.database import Connection
@@ -38,7 +38,7 @@ class BilledCalls(NamedTuple):
 async def add_digests(database: Database, connection: "Connection", bills: Iterable[BilledCalls]) -> None:
     """Add the digests of bills of one closed month, in a transaction; it takes as long as there are calls."""
     sql = database.sql
-    await connection.execute("SET LOCAL statement_timeout = 0")
+    await let_take_any_time(connection)
     for group in _groups(bills):
         account_ids, month = [bill.account_id for bill in group], group[0].month
         occurred_from = min(bill.occurred_from for bill in group)

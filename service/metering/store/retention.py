@@ -47,8 +47,7 @@ class RetentionStore:
 
     async def counted_days(self, before: date) -> Sequence[DayCalls]:
         """Return what is counted of the days before a day that are not dropped, ascending. Reads all usage there is."""
-        async with self._database.transaction() as connection:
-            await connection.execute("SET LOCAL statement_timeout = 0")
+        async with self._database.transaction(unhurried=True) as connection:
             rows = await connection.fetch(self._database.sql["counted_days"], before, timeout=UNHURRIED_S)
         return [DayCalls(**row) for row in rows]
 
@@ -58,8 +57,7 @@ class RetentionStore:
 
     async def dropped_days(self, month: Month) -> Sequence[date]:
         """Return the days of calls on bills of a month that were dropped."""
-        async with self._database.transaction() as connection:
-            await connection.execute("SET LOCAL statement_timeout = 0")
+        async with self._database.transaction(unhurried=True) as connection:
             rows = await connection.fetch(self._database.sql["dropped_days_of_month"], month, timeout=UNHURRIED_S)
         return [row["day"] for row in rows]
 
@@ -74,8 +72,7 @@ class RetentionStore:
         """Return the calls on a month's bills, as rows of an archive, some at a time, in order of the accounts."""
         async for bills in self.digests(month):
             account_ids = [bill.account_id for bill in bills]
-            async with self._database.transaction() as connection:
-                await connection.execute("SET LOCAL statement_timeout = 0")
+            async with self._database.transaction(unhurried=True) as connection:
                 cursor = await connection.cursor(
                     self._database.sql["calls_of_bills"], account_ids, month, timeout=UNHURRIED_S
                 )
@@ -91,8 +88,8 @@ class RetentionStore:
 
         """
         try:
-            async with self._database.transaction() as connection:
-                await connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}; SET LOCAL statement_timeout = 0")
+            async with self._database.transaction(unhurried=True) as connection:
+                await connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
                 await connection.execute(self._database.sql["drop_day"], day, calls, now, timeout=UNHURRIED_S)
         except (asyncpg.RaiseError, asyncpg.InsufficientPrivilegeError) as error:
             msg = f"{day} is not dropped: {error}. Connect as the owner of the database; if the calls differ, audit."
