@@ -16,7 +16,7 @@ from tests.support.audit import run_audit
 from tests.support.command import metering
 from tests.support.proxy import TcpProxy
 from tests.support.service import FakeClock, Service
-from tests.support.waiting import until
+from tests.support.waiting import until, until_folded
 
 if TYPE_CHECKING:
     import asyncpg
@@ -225,7 +225,5 @@ async def test_the_audit_can_be_turned_off(database_url: str, db: "Connection", 
     async with Service(database_url, clock, audit_interval_h=0.0) as service:
         await service.activate("acme")
         await service.record(service.call("acme"))
-        async with asyncio.timeout(30):
-            while await db.fetchval("SELECT count(*) FROM usage_deltas"):  # the folder has had its turn
-                await asyncio.sleep(0.02)
+        await until_folded(db)  # the folder has had its turn
     assert await db.fetchval("SELECT count(*) FROM audit_passes") == 0

@@ -19,7 +19,7 @@ from tests.conftest import execute, with_database
 from tests.support.audit import audit_of
 from tests.support.service import FakeClock, Service
 from tests.support.tampering import BALANCES, BILL_CALLS, BILLS, DIGESTS, FREE_HANDS, LINES, ONE_CALL, RATING, TAMPERING
-from tests.support.waiting import LONG_S
+from tests.support.waiting import until_folded
 
 if TYPE_CHECKING:
     from metering.store.database import Connection
@@ -66,9 +66,7 @@ async def all_folded(url: str) -> None:
     """Wait until all counts are where they stay."""
     connection = await asyncpg.connect(url)
     try:
-        async with asyncio.timeout(LONG_S):
-            while await connection.fetchval("SELECT EXISTS (SELECT FROM usage_deltas)"):
-                await asyncio.sleep(0.05)
+        await until_folded(connection)
     finally:
         await connection.close()
 

@@ -7,6 +7,7 @@ import asyncpg
 
 from tests.support.audit import assert_books_are_right
 from tests.support.service import Service
+from tests.support.waiting import until_folded
 
 OCTOBER = datetime(2026, 10, 15, tzinfo=UTC)
 
@@ -23,8 +24,7 @@ async def make_books(service: Service) -> None:
     await service.pay("zenith", "5")
     assert (await service.deduct("acme", "2026-10")).service_status.reason
     connection = await asyncpg.connect(service.database_url)
-    while await connection.fetchval("SELECT count(*) FROM usage_deltas"):
-        await asyncio.sleep(0.02)
+    await until_folded(connection)
     await connection.close()
 
 

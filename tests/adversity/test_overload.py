@@ -2,35 +2,23 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-import asyncpg
 import grpc
 import pytest
 
 from faceid.metering.v1 import metering_service_pb2 as pb
 from metering.rpc import server as server_module
 from metering.rpc.permissions import PERMISSIONS
+from tests.support.locks import held
 from tests.support.service import FakeClock, Service, Stubs, reason_of, retry_after_s
 from tests.support.waiting import LONG_S, until
 
 WATCH = "/faceid.metering.v1.MeteringService/WatchServiceStatus"
 _ESTABLISHED = "01"
+NOTHING_IS_RECORDED = "LOCK TABLE usage_deltas IN ACCESS EXCLUSIVE MODE"
 LIST = "/faceid.metering.v1.MeteringService/ListCalls"
-
-
-@asynccontextmanager
-async def locked_calls(database_url: str) -> AsyncIterator[None]:
-    """Let nothing be recorded meanwhile."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE usage_deltas IN ACCESS EXCLUSIVE MODE")
-            yield
-    finally:
-        await connection.close()
 
 
 async def test_what_is_too_much_is_refused_at_once_and_all_goes_on_when_there_is_room(
@@ -52,7 +40,7 @@ async def test_what_is_too_much_is_refused_at_once_and_all_goes_on_when_there_is
                 return "refused"
             return "recorded"
 
-        async with locked_calls(database_url):
+        async with held(database_url, NOTHING_IS_RECORDED):
             sent = [asyncio.create_task(record(number)) for number in range(300)]
             await until(lambda: sum(each.done() for each in sent) == 250)
             assert (await service.status("acme")).account_id == "acme"
@@ -71,10 +59,10 @@ async def test_a_worker_that_cannot_keep_up_is_not_ready_and_is_again_by_itself(
     async with Service(database_url, clock, queue_wait_s=0.2) as service:
         await service.activate("acme")
         await until(lambda: not service.app.not_ready())
-        async with locked_calls(database_url):
-            held = asyncio.create_task(service.record(service.call("acme")))
+        async with held(database_url, NOTHING_IS_RECORDED):
+            waiting = asyncio.create_task(service.record(service.call("acme")))
             await until(lambda: "the oldest call has been waiting" in service.app.not_ready())
-        await held
+        await waiting
         await until(lambda: not service.app.not_ready())
 
 

@@ -13,11 +13,6 @@ from tests.support.service import FakeClock, Service
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path)
-
-
-@pytest.fixture
 def issuer(tmp_path: Path) -> Issuer:
     return Issuer(tmp_path / "jwks.json")
 
@@ -46,8 +41,7 @@ async def test_a_client_shows_its_certificate(
     key.write_bytes(pair.key)
     roles.write_text(f'[identities."{SPIFFE}/admin"]\nrole = "admin"\n')
     credentials = tls_credentials(ca=certificates.client_ca, cert=cert, key=key)
-    settings = {**certificates.settings(), "client_ca": certificates.client_ca, "roles_file": roles}
-    async with Service(database_url, clock, **settings) as service:
+    async with Service(database_url, clock, **certificates.mutual_settings(roles)) as service:
         target = service.target.replace("127.0.0.1", "localhost")
         async with MeteringClient(target, channel_credentials=credentials) as client:
             assert (await client.activate_account("acme", "CNY")).account_id == "acme"

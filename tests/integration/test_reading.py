@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from faceid.metering.v1 import resources_pb2 as pb
 from tests.support.service import FakeClock, Service
+from tests.support.waiting import until_folded
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,9 +35,7 @@ async def test_counts_are_folded_and_stay_the_same(service: Service, db: "asyncp
     for _ in range(10):
         await service.record_batch([service.call("acme") for _ in range(10)])
     before = await service.usage("acme", "2026-11")
-    async with asyncio.timeout(10):
-        while await db.fetchval("SELECT count(*) FROM usage_deltas"):
-            await asyncio.sleep(0.02)
+    await until_folded(db, within_s=10)
     assert await service.usage("acme", "2026-11") == before
     assert await db.fetchval("SELECT sum(calls) FROM usage_daily") == 100
 

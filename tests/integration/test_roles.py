@@ -22,11 +22,6 @@ REQUESTS = {"WatchServiceStatus": metering_pb.WatchServiceStatusRequest(heartbea
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path)
-
-
-@pytest.fixture
 def roles_file(tmp_path: Path) -> Path:
     file = tmp_path / "roles.toml"
     file.write_text(
@@ -41,8 +36,7 @@ def roles_file(tmp_path: Path) -> Path:
 async def protected(
     database_url: str, clock: FakeClock, certificates: Certificates, roles_file: Path
 ) -> AsyncIterator[Service]:
-    settings = {**certificates.settings(), "client_ca": certificates.client_ca, "roles_file": roles_file}
-    async with Service(database_url, clock, **settings) as service:
+    async with Service(database_url, clock, **certificates.mutual_settings(roles_file)) as service:
         yield service
 
 

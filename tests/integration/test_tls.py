@@ -19,11 +19,6 @@ UnknownMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path)
-
-
-@pytest.fixture
 def roles_file(tmp_path: Path) -> Path:
     file = tmp_path / "roles.toml"
     file.write_text(f'[identities."{SPIFFE}/admin"]\nrole = "admin"\n')
@@ -34,8 +29,7 @@ def roles_file(tmp_path: Path) -> Path:
 async def mutual(
     database_url: str, clock: FakeClock, certificates: Certificates, roles_file: Path
 ) -> AsyncIterator[Service]:
-    settings = {**certificates.settings(), "client_ca": certificates.client_ca, "roles_file": roles_file}
-    async with Service(database_url, clock, **settings) as service:
+    async with Service(database_url, clock, **certificates.mutual_settings(roles_file)) as service:
         yield service
 
 

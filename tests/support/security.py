@@ -63,6 +63,9 @@ class Certificates:
     def settings(self) -> dict[str, Any]:
         return {"server_cert": self.server_cert, "server_key": self.server_key}
 
+    def mutual_settings(self, roles_file: Path) -> dict[str, Any]:
+        return {**self.settings(), "client_ca": self.client_ca, "roles_file": roles_file}
+
 
 class Issuer:
     """Signs tokens."""

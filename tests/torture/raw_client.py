@@ -14,6 +14,7 @@ import grpc
 
 from faceid.metering.v1 import metering_service_pb2 as metering_pb
 from tests.support.service import Stubs, reason_of
+from tests.torture.client_process import run_until_stdin_ends
 from tests.torture.clock import SharedClock
 from tests.torture.journal import Answer, Journal, SentCall
 from tests.torture.traffic import Traffic, record_of
@@ -140,10 +141,7 @@ class RawClient:
 
 async def _main(journal: str, seed: str, clock: str, *targets: str) -> None:
     client = RawClient(Journal(Path(journal)), int(seed), SharedClock(Path(clock), 0), list(targets))
-    running = asyncio.create_task(client.run())
-    await asyncio.to_thread(sys.stdin.read)
-    client.stop()
-    await running
+    await run_until_stdin_ends(client)
 
 
 if __name__ == "__main__":

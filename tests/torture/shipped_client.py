@@ -14,6 +14,7 @@ import grpc
 
 from faceid_metering import ClientConfig, Durability, MeteringClient, MeteringError
 from faceid_metering.messages import CallRecord, Rejection
+from tests.torture.client_process import run_until_stdin_ends
 from tests.torture.clock import SharedClock
 from tests.torture.journal import Answer, Journal, SentCall
 from tests.torture.traffic import ACCOUNTS, Traffic
@@ -111,10 +112,7 @@ def _time(call: SentCall) -> datetime:
 
 async def _main(journal: str, seed: str, clock: str, spool: str, *targets: str) -> None:
     client = ShippedClient(Journal(Path(journal)), int(seed), SharedClock(Path(clock), 0), Path(spool), list(targets))
-    running = asyncio.create_task(client.run())
-    await asyncio.to_thread(sys.stdin.read)
-    client.stop()
-    await running
+    await run_until_stdin_ends(client)
 
 
 if __name__ == "__main__":
