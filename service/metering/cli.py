@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 failed, and the message says why; 2 the command was not un
 
 import asyncio
 import logging
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -103,8 +102,6 @@ def display(path: Path) -> str:
 @click.version_option(version("faceid-metering"), prog_name="metering")
 def main() -> None:
     """FaceID Metering: counts calls, bills them by the month, tells who may call."""
-    # We fork only to run PostgreSQL's programs, and gRPC would remark on each.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @main.command()

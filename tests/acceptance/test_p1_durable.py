@@ -34,12 +34,11 @@ class Load:
         self._account_id = account_id
         self.sent: dict[str, pb.CallRecord] = {}
         self.acknowledged: set[str] = set()
-        self.ending = False
 
-    async def run(self, stubs: Stubs) -> None:
-        """Record until the service is gone, or `ending`."""
-        workers = [self._one_by_one(stubs) for _ in range(IN_FLIGHT)] + [self._batches(stubs) for _ in range(2)]
-        await asyncio.gather(*workers)
+    async def run(self, stubs: Stubs, until: asyncio.Event | None = None) -> None:
+        """Record until the service is gone; or, whatever becomes of single calls, until that is set."""
+        workers = [self._one_by_one(stubs, until) for _ in range(IN_FLIGHT)]
+        await asyncio.gather(*workers, *(self._batches(stubs, until) for _ in range(2)))
 
     async def deliver_again(self, stubs: Stubs) -> None:
         """Send everything that was ever sent, as a gateway does that got no answer."""
@@ -57,19 +56,21 @@ class Load:
         self.sent[call.call_id] = call
         return call
 
-    async def _one_by_one(self, stubs: Stubs) -> None:
-        while not self.ending:
+    async def _one_by_one(self, stubs: Stubs, until: asyncio.Event | None) -> None:
+        while until is None or not until.is_set():
             call = self._new_call(stubs)
-            if not await acknowledged(stubs.record(call, timeout=5)):
+            if await acknowledged(stubs.record(call, timeout=5)):
+                self.acknowledged.add(call.call_id)
+            elif until is None:
                 return
-            self.acknowledged.add(call.call_id)
 
-    async def _batches(self, stubs: Stubs) -> None:
-        while not self.ending:
+    async def _batches(self, stubs: Stubs, until: asyncio.Event | None) -> None:
+        while until is None or not until.is_set():
             calls = [self._new_call(stubs) for _ in range(200)]
-            if not await acknowledged(stubs.record_batch(calls, timeout=5)):
+            if await acknowledged(stubs.record_batch(calls, timeout=5)):
+                self.acknowledged.update(call.call_id for call in calls)
+            elif until is None:
                 return
-            self.acknowledged.update(call.call_id for call in calls)
 
 
 async def acknowledged(sending: Awaitable[object]) -> bool:
@@ -162,14 +163,14 @@ async def test_the_embedded_postgresql_of_a_service_is_started_again_when_it_is_
         await service.activate("acme")
         load = Load("acme")
         for kills in (1, 2):
-            loading = asyncio.create_task(load.run(service))
+            enough = asyncio.Event()
+            loading = asyncio.create_task(load.run(service, enough))
             await load.until_acknowledged(len(load.acknowledged) + 300)
             kill_server(own_data_dir)
             # Calls wait for it, and it may be there again before the first of them fails.
             await until(lambda: "".join(service.output).count("starting it again") == kills)  # noqa: B023 - awaited here
-            load.ending = True
+            enough.set()
             await loading
-            load.ending = False
             await service.until_ready()
         await load.deliver_again(service)
         with embedded_postgres.start(own_data_dir) as postgres:
