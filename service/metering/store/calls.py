@@ -1,6 +1,7 @@
 """The tables calls, usage_deltas and usage_daily: writing."""
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date
@@ -56,19 +57,21 @@ class CallStore:
     async def _copy_or_insert(self, calls: Sequence[Call], call_ids: AbstractSet[bytes]) -> list[Receipt]:
         if len(calls) < COPY_FROM_ROWS:
             return await self._insert(calls)
-        recent = self._recent.among(call_ids)
-        if not recent and len(call_ids) == len(calls):
-            recorded: dict[CallKey, Month] = {}
-            new = calls
-        else:
-            recorded = await self._billing_months([call.key for call in calls if call[1] in recent])
-            new = list({key: call for call in calls if (key := call.key) not in recorded}.values())
-        billing_months = await self._copy(new)
+        doubtful = self._recent.among(call_ids)
+        if len(call_ids) < len(calls):
+            sent = Counter(map(_CALL_ID, calls))
+            doubtful |= {call_id for call_id, times in sent.items() if times > 1}
+        if not doubtful:
+            billing_months = await self._copy(calls)
+            return await self._insert(calls) if billing_months is None else _receipts_of_new(calls, billing_months)
+        named = {call.key: call for call in calls if call[1] in doubtful}
+        recorded = await self._billing_months(list(named))
+        missing = {key: call for key, call in named.items() if key not in recorded}
+        new = [call for call in calls if call[1] not in doubtful] + list(missing.values())
+        billing_months = await self._copy(new) if new else {}
         if billing_months is None:
             return await self._insert(calls)
-        if len(new) == len(calls):
-            return _receipts_of_new(calls, billing_months)
-        return _receipts(calls, {call.key for call in new}, billing_months, recorded)
+        return _receipts(calls, doubtful, set(missing), billing_months, recorded)
 
     async def _copy(self, calls: Sequence[Call]) -> dict[Month, Month] | None:
         """Write calls that are all new, and return the billing month of each of their months; None if some are not."""
@@ -107,7 +110,7 @@ class CallStore:
         keys = zip(row["occurred_on"] or (), row["account_id"] or (), row["call_id"] or (), strict=True)
         new: set[CallKey] = {(day, account_id, call_id.bytes) for day, account_id, call_id in keys}
         recorded = await self._billing_months([call.key for call in calls if call.key not in new])
-        return _receipts(calls, new, billing_months, recorded)
+        return _receipts(calls, set(call_ids), new, billing_months, recorded)
 
     async def _billing_months(self, keys: Sequence[CallKey]) -> dict[CallKey, Month]:
         if not keys:
@@ -152,6 +155,7 @@ def _receipts_of_new(calls: Sequence[Call], billing_months: Mapping[Month, Month
 
 def _receipts(
     calls: Sequence[Call],
+    doubtful: AbstractSet[bytes],
     new: set[CallKey],
     billing_months: Mapping[Month, Month],
     recorded: dict[CallKey, Month],
@@ -160,18 +164,21 @@ def _receipts(
 
     Args:
         calls: what was to be recorded.
-        new: those that are recorded now.
-        billing_months: of their months.
+        doubtful: call_ids of those that may not be new; all others are.
+        new: those of them that are recorded now.
+        billing_months: of the months of what is recorded now.
         recorded: the billing months of those that had been recorded before.
 
     """
+    of_new = {month: Receipt(duplicate=False, billing_month=billing) for month, billing in billing_months.items()}
     receipts = []
     for call in calls:
-        key = call.key
-        if key in new:
+        if call[1] not in doubtful:
+            receipts.append(of_new[call[0][4]])
+        elif (key := call.key) in new:
             new.discard(key)  # the same call further on is a duplicate of this one
             recorded[key] = billing_months[call.month]
-            receipts.append(Receipt(duplicate=False, billing_month=recorded[key]))
+            receipts.append(of_new[call.month])
         else:
             receipts.append(Receipt(duplicate=True, billing_month=recorded[key]))
     return receipts
