@@ -11,8 +11,9 @@ from datetime import timedelta
 
 from metering.access.feed import StatusFeed
 from metering.access.statuses import Statuses
+from metering.background import every, wait_for_database
 from metering.billing.accounts import AccountKeeper
-from metering.billing.audit import ASSURANCES, Auditor
+from metering.billing.audit import Auditor
 from metering.billing.close import MonthCloser
 from metering.billing.continuous_audit import ContinuousAudit
 from metering.billing.deduct import Collector
@@ -21,9 +22,9 @@ from metering.billing.months import BillingCalendar
 from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
 from metering.errors import DatabaseUnavailableError, TransactionConflictError, UnsuitableDatabaseError
+from metering.gauges import BookGauges, WorkerGauges
 from metering.loop_load import GiveWay, LoopLoad
 from metering.metrics import Metrics
-from metering.model import Month, month_number
 from metering.recording.batcher import BatcherLimits
 from metering.recording.recorder import Recorder
 from metering.recording.retry import Retrier
@@ -65,19 +66,9 @@ PURGE_INTERVAL_S = 3600.0
 GAUGES_INTERVAL_S = 1.0
 BOOK_GAUGES_INTERVAL_S = 15.0
 SENDERS_INTERVAL_S = 1.0
-SENDER_SILENT_AFTER = timedelta(minutes=1)
-"""Clients report every 10 seconds, with or without calls."""
-COMPLETE_SENDERS_KEPT = timedelta(days=1)
-SENDERS_KEPT = BACK_MAX
-"""A call older than that would be rejected anyway."""
-SENDER_RANGES_KEPT = 1_000
-"""Of a sender; without losses it has one, and some while batches overtake each other."""
 RELOAD_INTERVAL_S = 1.0
 """How often certificates, roles and token keys are looked at, whether they have changed."""
 HEALTH_INTERVAL_S = 1.0
-DATABASE_WAIT_S = 60.0
-"""For how long `serve`, and then each worker, waits at its start for a database that is away."""
-DATABASE_RETRY_INTERVAL_S = 0.5
 LOOP_STUCK_S = 30.0
 """A worker whose event loop has not turned for so long is not alive."""
 CONNECTIONS = 12
@@ -103,6 +94,7 @@ class App:
         self._clock = clock or SystemClock()
         self._calendar = BillingCalendar.of_zone(settings.billing_timezone)
         self._share_port = share_port
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._turned_at = time.monotonic()
         self._not_ready = "starting"
 
@@ -140,7 +132,7 @@ class App:
         async with AsyncExitStack() as stack:
             recording_db = await self._connect(stack, "recording", self._settings.committers + 1)
             database = await self._connect(stack, "service", CONNECTIONS)
-            await _wait_for_database(lambda: self._prepare_database(database), stop)
+            await wait_for_database(lambda: self._prepare_database(database), stop)
             calls = CallStore(recording_db)
             accounts, usage = AccountStore(database), UsageStore(database)
             statuses = Statuses(accounts)
@@ -163,8 +155,7 @@ class App:
             closer = MonthCloser(bills, self._calendar, self._clock, self._metrics.bills_issued.inc, give_way)
             collector = Collector(bills, self._calendar, self._clock)
             runs = MonthlyRunStore(database)
-            replica = f"{socket.gethostname()}:{os.getpid()}"
-            monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, replica)
+            monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, self._name)
             passes = AuditPassStore(database)
             audit = await self._continuous_audit(stack, passes)
             sender_store = SenderStore(database)
@@ -192,9 +183,10 @@ class App:
                 connections_max=self._settings.connections,
                 connection_age_s=self._settings.connection_age_s,
             )
-            gauges = GaugeStore(database)
+            worker_gauges = WorkerGauges(self._metrics, recorder, feed, statuses, load)
+            book_gauges = BookGauges(self._metrics, GaugeStore(database), bills, passes, sender_store, self._clock)
 
-            await _wait_for_database(lambda: self._prepare_days(calls), stop)
+            await wait_for_database(lambda: self._prepare_days(calls), stop)
             async with asyncio.TaskGroup() as tasks:
                 committing = [tasks.create_task(batcher.run()) for batcher in (recorder.calls, recorder.rejects)]
                 periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
@@ -205,12 +197,12 @@ class App:
                         lambda: self._going_on("monthly run", monthly_run.run_if_due),
                     ),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
-                    "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
-                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges, bills)),
+                    "gauges": (GAUGES_INTERVAL_S, lambda: self._turn(worker_gauges)),
+                    "book gauges": (BOOK_GAUGES_INTERVAL_S, book_gauges.tell_books),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
-                    "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
-                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_audit(passes)),
+                    "sender gauges": (BOOK_GAUGES_INTERVAL_S, book_gauges.tell_senders),
+                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, book_gauges.tell_audit),
                 }
                 if self._settings.audit_interval_h:
                     periodic["audit"] = AUDIT_INTERVAL_S, lambda: self._going_on("audit", audit.step_if_due)
@@ -301,54 +293,9 @@ class App:
         if protection.certificate:
             self._metrics.certificate_expires.set(protection.certificate.value.expires_at.timestamp())
 
-    async def _gauge(self, recorder: Recorder, feed: StatusFeed, statuses: Statuses, load: LoopLoad) -> None:
+    async def _turn(self, gauges: WorkerGauges) -> None:
         self._turned_at = time.monotonic()
-        self._metrics.loop_turned.set(time.time())
-        self._metrics.loop_busy.set(load.share())
-        for batcher, metrics in (
-            (recorder.calls, self._metrics.calls),
-            (recorder.rejects, self._metrics.rejects),
-        ):
-            metrics.waiting.set(batcher.waiting_items)
-            metrics.oldest.set(batcher.oldest_wait_s)
-        self._metrics.status_feed_age.set(feed.age_s)
-        self._metrics.status_watchers.set(feed.watchers)
-        self._metrics.statuses.set(len(statuses))
-
-    async def _gauge_books(self, gauges: GaugeStore, bills: BillStore) -> None:
-        books = await gauges.read(self._clock.now())
-        self._metrics.suspended_accounts.set(books.suspended_accounts)
-        self._metrics.unfolded_deltas.set(books.unfolded_deltas)
-        self._metrics.bills.labels("ISSUED").set(books.issued_bills)
-        self._metrics.bills.labels("OVERDUE").set(books.overdue_bills)
-        self._metrics.last_closed_month.set(_gauged(books.last_closed_month))
-        self._metrics.unbilled_month.set(_gauged(books.unbilled_month))
-        self._metrics.close_seconds.set(books.close_seconds)
-        looked_at = left = 0
-        if books.unbilled_month:
-            close = await bills.month(books.unbilled_month)
-            looked_at, left = close.accounts_looked_at, close.accounts - close.accounts_looked_at
-        self._metrics.close_accounts.labels("LOOKED_AT").set(looked_at)
-        self._metrics.close_accounts.labels("LEFT").set(left)
-
-    async def _gauge_audit(self, passes: AuditPassStore) -> None:
-        last = await passes.last_finished()
-        if last is None or last.finished_at is None:
-            return
-        for kind in ASSURANCES:
-            self._metrics.audit_drift.labels(kind).set(last.found.differences[kind])
-        self._metrics.audit_finished.set(last.finished_at.timestamp())
-        self._metrics.audit_duration.set((last.finished_at - last.started_at).total_seconds())
-
-    async def _gauge_senders(self, senders: SenderStore) -> None:
-        now = self._clock.now()
-        await senders.forget_gaps(SENDER_RANGES_KEPT)
-        await senders.forget(now - COMPLETE_SENDERS_KEPT, now - SENDERS_KEPT)
-        found = {each.state: each for each in await senders.gauges(now - SENDER_SILENT_AFTER)}
-        for state in ("LIVE", "SILENT", "CLOSED"):
-            each = found.get(state)
-            self._metrics.senders.labels(state).set(each.senders if each else 0)
-            self._metrics.sender_missing_calls.labels(state).set(each.missing_calls if each else 0)
+        gauges.tell()
 
     async def _watch_health(self, database: Database, recorder: Recorder, server: RpcServer) -> None:
         """Be ready while the database answers and the queue moves."""
@@ -368,47 +315,6 @@ class App:
                 await server.set_serving(serving=serving)
                 log.log(logging.INFO if serving else logging.ERROR, "ready" if serving else f"not ready: {wrong}")
             await asyncio.sleep(HEALTH_INTERVAL_S)
-
-
-async def _wait_for_database(do: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
-    """Do something at the start, once the database is there: a worker is also started while it is away.
-
-    Raises:
-        DatabaseUnavailableError: that took too long, or `stop` was set meanwhile.
-
-    """
-    end = time.monotonic() + DATABASE_WAIT_S
-    waiting = False
-    while True:
-        try:
-            await do()
-        except (DatabaseUnavailableError, TransactionConflictError) as error:
-            if stop.is_set() or time.monotonic() > end:
-                raise
-            log.log(logging.DEBUG if waiting else logging.WARNING, "waiting for the database: %s", error)
-            waiting = True
-            await asyncio.sleep(DATABASE_RETRY_INTERVAL_S)
-        else:
-            return
-
-
-def _gauged(month: Month | None) -> int:
-    """Return a month as gauges tell it: 202611; 0: none."""
-    return month_number(month) if month else 0
-
-
-async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]]) -> None:
-    """Do something again and again until cancelled; when the database is away, try again the next time."""
-    failed = False
-    while True:
-        try:
-            await do()
-            failed = False
-        except (DatabaseUnavailableError, TransactionConflictError) as error:
-            # Said once, and not again before it has worked.
-            log.log(logging.DEBUG if failed else logging.WARNING, "%s put off: %s", name, error)
-            failed = True
-        await asyncio.sleep(interval_s)
 
 
 def guard_of(protection: Protection) -> Guard | None:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from faceid_metering import messages as pb
 from metering import embedded_postgres
-from metering.app import DATABASE_WAIT_S
+from metering.background import DATABASE_WAIT_S
 from metering.commands.bill import bill
 from metering.commands.books import (
     AUDIT_FAILED,
