@@ -55,8 +55,8 @@ from metering.store.audit import AuditStore
 from metering.store.database import STATEMENT_S, Database
 from metering.store.digests import DigestStore
 from metering.store.installation import InstallationStore
-from metering.store.installation import migrate as migrate_database
 from metering.store.retention import RetentionStore
+from metering.store.schema import migrate as migrate_database
 from metering.supervisor import serve as serve_until_signal
 
 AUDIT_FAILED = 3

@@ -12,7 +12,7 @@ import pytest
 
 from faceid_metering import ClientConfig, MeteringClient, MeteringError
 from metering import embedded_postgres
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.conftest import execute
 from tests.support.audit import assert_books_are_right
 from tests.support.network import LossyNetwork
