@@ -69,7 +69,7 @@ def _escaped(text: str) -> str:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return False for what gRPC logs, with a traceback, when an answer cannot be sent, its client being gone by then."""
+    """Return False for what gRPC logs, with a traceback, when it cannot send an answer, its client being gone."""
     return not (record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("ExecuteBatchError"))
 
 

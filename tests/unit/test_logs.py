@@ -83,7 +83,7 @@ def test_a_line_break_in_a_message_begins_no_line(formatter: logging.Formatter, 
 
 @pytest.mark.usefixtures("formatter")
 def test_that_a_client_was_gone_before_its_answer_is_not_logged() -> None:
-    (handler,) = logging.getLogger().handlers
+    (handler,) = (each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler)
     messages = ("ExecuteBatchError raised in core by servicer method [%s]", "Unexpected error in [%s]")
     records = [logging.LogRecord("grpc._cython.cygrpc", logging.ERROR, "", 1, each, ("/x",), None) for each in messages]
     assert [bool(handler.filter(record)) for record in records] == [False, True]
