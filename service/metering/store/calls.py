@@ -30,7 +30,7 @@ class CallStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._partitions: set[date] = set()
-        self._partitions_untold = 0
+        self._partitions_untold = 1  # whoever was here before may have died before it told of its last one
         self._recent = RecentCalls()
 
     @retry_conflicts
