@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from metering import embedded_postgres
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service
 

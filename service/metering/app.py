@@ -57,6 +57,8 @@ FOLD_INTERVAL_S = 1.0
 FOLDED_DELTAS_MAX = 20_000
 PARTITION_INTERVAL_S = 600.0
 PARTITIONS_AHEAD = timedelta(days=7)
+PARTITIONS_TOLD_INTERVAL_S = 2.0
+"""Longer than any session takes to read the list of partitions."""
 MONTHLY_RUN_INTERVAL_S = 60.0
 AUDIT_INTERVAL_S = 1.0
 """How often it is looked whether the next step of the continuous audit is due."""
@@ -192,6 +194,7 @@ class App:
                 periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
                     "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
+                    "partitions told": (PARTITIONS_TOLD_INTERVAL_S, calls.tell_of_partitions),
                     "monthly run": (
                         MONTHLY_RUN_INTERVAL_S,
                         lambda: self._going_on("monthly run", monthly_run.run_if_due),

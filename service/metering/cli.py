@@ -53,7 +53,7 @@ from metering.demo import Demo, money_text, state_text, temporary_service
 from metering.errors import DatabaseUnavailableError
 from metering.logs import secrets_in, set_up_logging
 from metering.settings import HOURS_MAX, Settings
-from metering.store.installation import migrate as migrate_database
+from metering.store.schema import migrate as migrate_database
 from metering.supervisor import serve as serve_until_signal
 
 FILE = click.Path(path_type=Path, dir_okay=False)

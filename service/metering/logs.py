@@ -68,6 +68,11 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for what gRPC logs, with a traceback, when it cannot send an answer, its client being gone."""
+    return not (record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("ExecuteBatchError"))
+
+
 def set_up_logging(process: str, secrets: Sequence[str] = (), level: int = logging.INFO) -> None:
     """Log everything of level and above to stderr.
 
@@ -78,6 +83,7 @@ def set_up_logging(process: str, secrets: Sequence[str] = (), level: int = loggi
 
     """
     handler = logging.StreamHandler()
+    handler.addFilter(_is_news)
     handler.setFormatter(_Formatter(f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", secrets))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # It logs every migration, which `metering.cli` tells in its own words.

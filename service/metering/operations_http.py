@@ -3,10 +3,13 @@
 Served from a thread of its own, so that it answers even while the event loop does not: that is what /livez is for.
 """
 
+import contextlib
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -17,9 +20,32 @@ if TYPE_CHECKING:
 Probe = Callable[[], str]
 """Returns what is wrong; empty: nothing."""
 
+REQUEST_S_MAX = 10.0
+"""Whoever has not said what it wants by then, or has not taken it, is hung up on: each holds a thread."""
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the library's
+        """Answer one connection, in a thread of its own."""
+        hanging_up = threading.Timer(REQUEST_S_MAX, _hang_up, (request,))
+        hanging_up.daemon = True
+        hanging_up.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            hanging_up.cancel()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the library's
+        """Say nothing of those who hung up."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _QuietHandler(WSGIRequestHandler):

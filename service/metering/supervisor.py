@@ -31,8 +31,8 @@ from metering.metrics import Metrics
 from metering.operations_http import OperationsHttp
 from metering.settings import Settings, split_address
 
-RESTART_PAUSE_S = (0.1, 10.0)
-"""Shortest and longest pause before a dead worker is started again."""
+RESTART_PAUSE_S = (0.1, 3.0)
+"""Shortest and longest pause before a dead worker is started again: it is to serve again within 10 s."""
 STEADY_S = 60.0
 """A worker that has run for so long is started again with the shortest pause."""
 LOOK_INTERVAL_S = 0.5

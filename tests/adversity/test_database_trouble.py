@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import random
+import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ import grpc
 import pytest
 
 from faceid.metering.v1 import resources_pb2 as pb
+from metering.errors import DatabaseUnavailableError
+from metering.store.database import Database
 from tests.support.audit import assert_books_are_right
 from tests.support.proxy import TcpProxy
 from tests.support.service import FakeClock, Service, reason_of, retry_after_s
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     import asyncpg
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+_WHY = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+END_OF_SESSION = b"E" + struct.pack(">i", len(_WHY) + 4) + _WHY
+"""What a server says last, here without hanging up."""
 
 
 async def record_until_acknowledged(service: Service, call: pb.CallRecord) -> None:
@@ -87,6 +94,28 @@ async def test_a_call_waits_for_the_database_up_to_its_deadline_and_is_then_unav
         assert not (await waiting).duplicate
         assert (await service.record(call)).duplicate
         assert (await service.usage("acme", "2026-11")).total_calls == 1
+
+
+async def test_a_session_that_is_ended_just_before_a_copy_leaves_nothing_in_the_log_that_nobody_understands(
+    database_url: str, db: "asyncpg.Connection[asyncpg.Record]", caplog: pytest.LogCaptureFixture
+) -> None:
+    async with TcpProxy.to_postgres(database_url) as proxy:
+        database = await Database.connect(proxy.url, name="test", connections=1)
+
+        async def copy() -> None:
+            async with database.transaction() as connection:
+                await connection.execute("SELECT")
+                proxy.say(END_OF_SESSION)
+                await db.execute("SELECT")  # which takes longer
+                await connection.copy_records_to_table("usage_deltas", records=[])
+
+        with pytest.raises(DatabaseUnavailableError, match="the connection broke"):
+            await copy()
+        proxy.cut()
+        await database.ping()
+        await database.close()
+    gc.collect()  # or nobody hears of what was not looked at
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_a_commit_whose_reply_is_lost_counts_once(database_url: str, clock: FakeClock) -> None:

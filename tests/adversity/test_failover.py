@@ -12,7 +12,7 @@ import pytest
 from faceid.metering.v1 import resources_pb2 as pb
 from metering import embedded_postgres
 from metering.embedded_postgres import EmbeddedPostgres
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.conftest import execute
 from tests.support.audit import assert_books_are_right
 from tests.support.postgres import kill_server

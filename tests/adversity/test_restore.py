@@ -11,7 +11,7 @@ import pytest
 
 from faceid.metering.v1 import resources_pb2 as pb
 from metering import embedded_postgres
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.conftest import execute
 from tests.support.command import metering
 from tests.support.postgres import kill_server

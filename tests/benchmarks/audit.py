@@ -18,7 +18,8 @@ from rich.table import Table
 
 from metering.embedded_postgres import EmbeddedPostgresError
 from metering.store.database import Database
-from metering.store.installation import InstallationStore, migrate
+from metering.store.installation import InstallationStore
+from metering.store.schema import migrate
 from tests.benchmarks.auditing import AuditPlan, AuditResult
 from tests.benchmarks.closing import ClosePlan, CloseResult
 from tests.benchmarks.processes import BenchmarkError, ask

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metering.embedded_postgres import EmbeddedPostgresError
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.benchmarks.closing import ClosePlan, CloseResult
 from tests.benchmarks.processes import BenchmarkError, ask
 from tests.benchmarks.service import another_database, fresh_postgres

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from metering import app
-from metering.cli import main
+from metering.__main__ import main
 
 
 class ShiftedClock:

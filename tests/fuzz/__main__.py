@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from metering import embedded_postgres
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.fuzz.run import Outcome, run
 
 

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from metering.errors import LockedError
-from metering.store import installation
-from metering.store.installation import migrate
+from metering.store import schema
+from metering.store.schema import migrate
 from tests.conftest import execute, with_database
 from tests.integration.test_operations import last_month
 from tests.support.audit import assert_books_are_right
@@ -53,7 +53,7 @@ def changed_migrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chang
     @contextmanager
     def change(*, until: str = "9999", more: str = "") -> Iterator[None]:
         migrations = tmp_path / uuid4().hex
-        shutil.copytree(installation.MIGRATIONS, migrations)
+        shutil.copytree(schema.MIGRATIONS, migrations)
         versions = sorted(file for file in (migrations / "versions").glob("0*.py"))
         newest = max(file.name[:4] for file in versions if file.name[:4] <= until)
         for file in versions:
@@ -63,7 +63,7 @@ def changed_migrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chang
             (migrations / "versions" / "9999_more.py").write_text(MORE.format(newest=newest))
             (migrations / "versions" / "9999_more.sql").write_text(more)
         with monkeypatch.context() as patch:
-            patch.setattr(installation, "MIGRATIONS", migrations)
+            patch.setattr(schema, "MIGRATIONS", migrations)
             yield
 
     return change
@@ -92,8 +92,8 @@ async def test_a_migration_that_waits_for_a_table_holds_up_no_call(
 async def test_a_migration_says_what_it_waited_for_when_it_gives_up(
     database_url: str, changed_migrations: ChangedMigrations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installation, "LOCK_TRIES", 2)
-    monkeypatch.setattr(installation, "LOCK_PAUSE_S", 0.01)
+    monkeypatch.setattr(schema, "LOCK_TRIES", 2)
+    monkeypatch.setattr(schema, "LOCK_PAUSE_S", 0.01)
     with changed_migrations(more=ADD_COLUMN):
         async with held(database_url, "SELECT FROM calls"):
             with pytest.raises(LockedError, match=r"lock timeout.*Locks"):

@@ -13,8 +13,8 @@ import pytest
 from metering import embedded_postgres
 from metering.app import BillingTimeZoneError
 from metering.errors import DatabaseUnavailableError
-from metering.store.installation import migrate
 from metering.store.migrations import versions
+from metering.store.schema import migrate
 from tests.conftest import execute, with_database
 from tests.support.proxy import TcpProxy
 from tests.support.service import FakeClock, Service

@@ -9,11 +9,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
 
+from metering import operations_http
 from tests.conftest import ServiceProcesses
 from tests.support.command import metering
 from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service
+from tests.support.waiting import LONG_S
 
 UnknownMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
@@ -41,6 +44,25 @@ async def test_metrics_and_probes_are_served(processes: ServiceProcesses, worker
     assert sum(handled) >= 6
     assert float(samples["metering_ready"]) == 1
     assert float(samples["metering_workers"]) == workers
+
+
+async def test_who_speaks_slowly_to_the_metrics_port_is_hung_up_on_and_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operations_http, "REQUEST_S_MAX", 0.5)
+    http = operations_http.OperationsHttp("127.0.0.1", 0, CollectorRegistry(), str, str)
+    silent, slow, other = [await asyncio.open_connection("127.0.0.1", http.port) for _ in range(3)]
+    hung_up = asyncio.gather(silent[0].read(), slow[0].read())
+    other[1].write(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert (await other[0].read()).startswith(b"HTTP/1.0 200 OK")
+    async with asyncio.timeout(LONG_S):
+        while not hung_up.done():
+            slow[1].write(b"G")
+            await asyncio.sleep(0.02)
+    assert await hung_up == [b"", b""]
+    for _, writer in (silent, slow, other):
+        writer.close()
+    http.close()
 
 
 async def test_health_and_reflection_are_served(service: Service) -> None:

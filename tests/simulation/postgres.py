@@ -308,6 +308,7 @@ class _Connection:
             "billing_months_of_calls": self._billing_months_of_calls,
             "calls_partitions": self._calls_partitions,
             "ensure_calls_partition": self._ensure_calls_partition,
+            "tell_of_calls_partitions": self._tell_of_calls_partitions,
             "lock_fold": self._lock_fold,
             "fold_usage": self._fold_usage,
             "lock_month": self._lock_month,
@@ -379,6 +380,9 @@ class _Connection:
         made = day not in self._postgres.partitions
         self._postgres.partitions.add(day)
         return [{"made": made}]
+
+    async def _tell_of_calls_partitions(self) -> list[dict[str, None]]:
+        return [{"tell_of_calls_partitions": None}]  # all sessions know all partitions here
 
     async def _lock_fold(self) -> bool:
         return self._postgres.try_lock_fold(self._transaction)

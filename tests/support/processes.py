@@ -20,20 +20,29 @@ STOP_S = 30.0
 
 
 class ServiceProcess(Stubs):
-    """A `metering serve` process on loopback, on a port of its own; `program` is what to run in place of `metering`."""
+    """A `metering serve` process on loopback, on a port of its own, unless flags say otherwise.
 
-    def __init__(self, database_url: str | None, *flags: str, program: Sequence[str] = ("metering",)) -> None:
+    `program` is what to run in place of `metering`, and `through` what to run Python with.
+    """
+
+    def __init__(
+        self,
+        database_url: str | None,
+        *flags: str,
+        program: Sequence[str] = ("metering",),
+        through: Sequence[str] = (),
+    ) -> None:
         self._database = ("--database-url", database_url) if database_url else ()
         self._flags = flags
-        self._program = program
+        self._command = (*through, sys.executable, "-m", *program)
         self._process: asyncio.subprocess.Process | None = None
         self.output: list[str] = []
 
     async def __aenter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("METERING_")}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", *self._program, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
+            *self._command,
+            *("serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
             *self._database,
             *self._flags,
             stdout=asyncio.subprocess.PIPE,

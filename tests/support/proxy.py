@@ -79,6 +79,11 @@ class TcpProxy:
             self._deaf.add(client)
             client.write_eof()
 
+    def say(self, data: bytes) -> None:
+        """Say something to all clients in the server's place."""
+        for client in self._clients:
+            client.write(data)
+
     def cut_replies_after(self, count: int | None) -> None:
         """Cut a connection after so many more bytes of replies, over all connections; None: never."""
         self._reply_bytes_left = count

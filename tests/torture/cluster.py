@@ -14,7 +14,7 @@ from pathlib import Path
 
 from metering import embedded_postgres
 from metering.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.conftest import execute
 from tests.support.postgres import is_down
 from tests.support.processes import ServiceProcess

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from metering.billing.deduct import Collector, Deduction
 from metering.errors import DatabaseUnavailableError
-from metering.model import Call, Receipt
+from metering.model import AccountId, Call, CallKey, EntryKind, LedgerEntry, Month, Receipt
+from metering.store import database
 from metering.store.calls import CallStore
+from metering.store.sql import load_queries
 
 
 def _acknowledge_before_commit() -> None:
@@ -49,11 +52,79 @@ def _count_repeats() -> None:
     CallStore.record = forgetful  # type: ignore[method-assign,assignment]
 
 
+def _count_again_after_lost_reply() -> None:
+    """Count calls once more that are delivered again because nobody knew whether they were committed."""
+    record = CallStore.record
+    unknown: set[CallKey] = set()
+
+    async def twice(store: CallStore, calls: Sequence[Call]) -> list[Receipt]:
+        try:
+            receipts = await record(store, calls)
+        except DatabaseUnavailableError:
+            unknown.update(call.key for call in calls)
+            raise
+        for call, receipt in zip(calls, receipts, strict=True):
+            if call.key in unknown and receipt.duplicate:
+                async with store._database.connection() as connection:
+                    await connection.execute(
+                        "INSERT INTO usage_deltas (account_id, billing_month, occurred_on, api, result_code, calls)"
+                        " VALUES ($1, $2, $3, $4, $5, 1)",
+                        *(call.account_id, receipt.billing_month, call.occurred_on, call.api, call.result_code),
+                    )
+        unknown.difference_update(call.key for call in calls)
+        return receipts
+
+    CallStore.record = twice  # type: ignore[method-assign,assignment]
+
+
+def _close_without_seal() -> None:
+    """Close a month without waiting for the batches that are being recorded in it."""
+    _replace_query("lock_month", "SELECT $1::integer")
+
+
+def _deduct_again_after_lost_reply() -> None:
+    """Take the money once more when nobody knew whether a Deduct was committed, and it was."""
+    deduct = Collector.deduct
+    unknown: set[tuple[AccountId, Month]] = set()
+
+    async def twice(collector: Collector, account_id: AccountId, month: Month) -> Deduction:
+        try:
+            deduction = await deduct(collector, account_id, month)
+        except DatabaseUnavailableError:
+            unknown.add((account_id, month))
+            raise
+        if (account_id, month) in unknown and not deduction.deducted.amount:
+            async with collector._locked(account_id) as account:
+                taken = min(account.balance, deduction.bill.deducted)
+                entry = LedgerEntry(EntryKind.DEDUCTION, -taken, bill_month=month)
+                balance = account.balance - taken
+                if taken:
+                    await account.book([entry], [], balance, account.state, collector._clock.now())
+        unknown.discard((account_id, month))
+        return deduction
+
+    Collector.deduct = twice  # type: ignore[method-assign,assignment]
+
+
+def _tell_no_status() -> None:
+    """Suspend and reactivate, and tell no replica of it."""
+    _replace_query("notify_status_changed", "SELECT $1::text")
+
+
+def _replace_query(name: str, sql: str) -> None:
+    queries = {**load_queries(), name: sql}
+    vars(database)["load_queries"] = lambda: queries
+
+
 DEFECTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "acknowledge-before-commit": _acknowledge_before_commit,
     "acknowledge-when-unavailable": _acknowledge_when_unavailable,
     "count-repeats": _count_repeats,
+    "count-again-after-lost-reply": _count_again_after_lost_reply,
+    "close-without-seal": _close_without_seal,
+    "deduct-again-after-lost-reply": _deduct_again_after_lost_reply,
+    "tell-no-status": _tell_no_status,
 }
 
 

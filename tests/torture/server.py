@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from metering import app
-from metering.cli import main
 from tests.torture.clock import SharedClock
 from tests.torture.planted import plant
 
@@ -16,4 +15,6 @@ vars(app)["SystemClock"] = lambda: SharedClock(Path(_CLOCK), int(_PLACE))
 plant(_DEFECT)
 
 if __name__ == "__main__":
+    from metering.cli import main  # here, so that workers start as soon as those of `metering`
+
     main(_ARGUMENTS)

@@ -81,6 +81,14 @@ def test_a_line_break_in_a_message_begins_no_line(formatter: logging.Formatter, 
     assert line.endswith("no account acme" + repr(end)[1:-1] + FORGED)
 
 
+@pytest.mark.usefixtures("formatter")
+def test_that_a_client_was_gone_before_its_answer_is_not_logged() -> None:
+    (handler,) = (each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler)
+    messages = ("ExecuteBatchError raised in core by servicer method [%s]", "Unexpected error in [%s]")
+    records = [logging.LogRecord("grpc._cython.cygrpc", logging.ERROR, "", 1, each, ("/x",), None) for each in messages]
+    assert [bool(handler.filter(record)) for record in records] == [False, True]
+
+
 def test_an_order_to_a_terminal_is_written_out(formatter: logging.Formatter) -> None:
     assert formatter.format(record_of("\x1b[2Jgone")).endswith("no account \\x1b[2Jgone")
 

@@ -17,7 +17,7 @@ from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
 from metering.billing.months import DUE_DAY, BillingCalendar, format_month, month_of
 from metering.clock import Clock
-from metering.errors import MeteringError, Reason
+from metering.errors import MeteringError, Reason, TransactionConflictError
 from metering.model import AccountId, BillState, Money, Month, MonthlyRunRecord, RunFailure
 
 BILLS_PER_READ = 1_000
@@ -209,7 +209,13 @@ class MonthlyRun:
         what = (
             f"the bill of {failure.account_id} could not be deducted" if failure.account_id else "could not be closed"
         )
-        log.error("monthly run %d: %s: %s", run.run_id, format_month(failure.month), what, exc_info=error)
+        understood = isinstance(
+            error, MeteringError | TransactionConflictError
+        )  # else a defect: who mends it needs more
+        log.error(
+            *("monthly run %d: %s: %s: %s", run.run_id, format_month(failure.month), what, error),
+            exc_info=None if understood else error,
+        )
 
 
 async def months_to_close(book: RunBook, today: date) -> list[Month]:

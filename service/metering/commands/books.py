@@ -26,8 +26,8 @@ from metering.store.audit import AuditStore
 from metering.store.database import STATEMENT_S, Database
 from metering.store.digests import DigestStore
 from metering.store.installation import InstallationStore
-from metering.store.installation import migrate as migrate_database
 from metering.store.retention import RetentionStore
+from metering.store.schema import migrate as migrate_database
 
 AUDIT_FAILED = 3
 """The exit code."""

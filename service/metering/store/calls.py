@@ -31,6 +31,7 @@ class CallStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._partitions: set[date] = set()
+        self._partitions_untold = 1  # whoever was here before may have died before it told of its last one
         self._recent = RecentCalls()
 
     @retry_conflicts
@@ -47,8 +48,9 @@ class CallStore:
             receipts = await self._copy_or_insert(calls, call_ids)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
-                # No partition for a row: one that we knew of was dropped. Look again.
+                # No partition for a row: it was dropped, or is so new that this session has missed it. Look again.
                 self._partitions.clear()
+                await self._database.fetch("tell_of_calls_partitions")
                 raise TransactionConflictError(str(error)) from error
             raise RowRefusedError(str(error)) from error
         self._recent.add(call_ids)
@@ -131,7 +133,17 @@ class CallStore:
                 row = await self._database.fetchrow("ensure_calls_partition", day)
                 self._partitions.add(day)
                 if row is not None and row["made"]:
+                    self._partitions_untold += 1
                     log.info("made the partition of calls for %s", day)
+
+    async def tell_of_partitions(self) -> None:
+        """Have all sessions look at the partitions made since the last time: to be done some seconds after.
+
+        Raises DatabaseUnavailableError.
+        """
+        if untold := self._partitions_untold:
+            await self._database.fetch("tell_of_calls_partitions")
+            self._partitions_untold -= untold
 
     async def fold(self, deltas_max: int) -> int | None:
         """Move at most `deltas_max` counts into usage_daily.

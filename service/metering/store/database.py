@@ -58,6 +58,8 @@ _UNAVAILABLE = (
     OSError,
     TimeoutError,
 )
+_BROKEN = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver says when it has lost track of a connection that breaks."""
 _CONFLICT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _READ_ONLY = (asyncpg.ReadOnlySQLTransactionError, asyncpg.exceptions.TargetServerAttributeNotMatched)
 
@@ -85,10 +87,10 @@ def translated_errors() -> Iterator[None]:
         msg = f'The database took too long: {error}. Look for locks, and at its disk: docs/operations.md, "Locks".'
         raise DatabaseUnavailableError(msg) from error
     except _UNAVAILABLE as error:
-        what = str(error) or type(error).__name__
-        if isinstance(error, asyncpg.InternalClientError):
+        what = str(error) or ("it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+        if isinstance(error, _BROKEN) and not isinstance(error, ValueError):  # that is one of the URL
             # Such as "cannot switch to state 12; another operation (2) is in progress".
-            what = "the connection broke in the middle of a statement"
+            what = "the connection broke"
         elif "unsupported startup parameter" in what:
             what += " (this is PgBouncer: say --direct-database-url, too)"
         msg = f"The database is not available: {what}. Check that PostgreSQL runs, and METERING_DATABASE_URL."
@@ -252,7 +254,12 @@ class Database:
             connection = await self._pool.acquire()
         try:
             with translated_errors():
-                yield connection
+                try:
+                    yield connection
+                except _BROKEN:
+                    # Not given back to the pool, which would talk about it in the log, and to the server in vain.
+                    connection.terminate()
+                    raise
         except DatabaseReadOnlyError:
             # After a failover the others lead to the same server. New ones look for the one that takes writes.
             await self._pool.expire_connections()

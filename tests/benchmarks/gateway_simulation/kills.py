@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faceid_metering import Durability
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.benchmarks.books import activate
 from tests.benchmarks.gateway_simulation.gateway import GatewayPlan
 from tests.benchmarks.gateway_simulation.load import LoadPlan

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from faceid_metering import Durability
-from metering.store.installation import migrate
+from metering.store.schema import migrate
 from tests.benchmarks.books import activate
 from tests.benchmarks.gateway_simulation.gateway import GatewayPlan
 from tests.benchmarks.gateway_simulation.gateway_log import GatewayLog

@@ -53,6 +53,10 @@ WHERE pg_inherits.inhparent = 'calls'::regclass;
 -- Makes the partition of a day unless it is there; tells whether it was made now.
 SELECT ensure_calls_partition($1::date) AS made;
 
+-- tell_of_calls_partitions --
+-- Has all sessions look again at the partitions: one may have missed that a partition was made while it looked.
+SELECT tell_of_calls_partitions();
+
 -- lock_fold --
 -- Takes the lock of the folder, if no other replica has it, until the transaction ends.
 SELECT pg_try_advisory_xact_lock(1147, 2) AS locked;
