@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from metering.billing.deduct import Collector, Deduction
 from metering.errors import DatabaseUnavailableError
-from metering.model import AccountId, Call, CallKey, EntryKind, LedgerEntry, Month, Receipt
+from metering.model import AccountId, Call, CallKey, Month, Receipt
 from metering.store import database
 from metering.store.calls import CallStore
 from metering.store.sql import load_queries
@@ -94,12 +95,12 @@ def _deduct_again_after_lost_reply() -> None:
             unknown.add((account_id, month))
             raise
         if (account_id, month) in unknown and not deduction.deducted.amount:
-            async with collector._locked(account_id) as account:
-                taken = min(account.balance, deduction.bill.deducted)
-                entry = LedgerEntry(EntryKind.DEDUCTION, -taken, bill_month=month)
-                balance = account.balance - taken
-                if taken:
-                    await account.book([entry], [], balance, account.state, collector._clock.now())
+            ledger: Any = collector._ledger
+            async with ledger._database.connection() as connection:
+                await connection.execute(
+                    "UPDATE accounts SET balance = balance - least(balance, $2) WHERE account_id = $1",
+                    *(account_id, deduction.bill.deducted),
+                )
         unknown.discard((account_id, month))
         return deduction
 
