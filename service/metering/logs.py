@@ -68,9 +68,15 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+_NO_NEWS = (
+    "ExecuteBatchError",  # an answer could not be sent, its client being gone
+    "Invalid encoding",  # a client sent a header that is no text
+)
+"""How lines begin that gRPC logs as errors, with tracebacks, and that clients can have it log at will."""
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return False for what gRPC logs, with a traceback, when it cannot send an answer, its client being gone."""
-    return not (record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("ExecuteBatchError"))
+    return not (record.name == "grpc._cython.cygrpc" and str(record.msg).startswith(_NO_NEWS))
 
 
 def set_up_logging(process: str, secrets: Sequence[str] = (), level: int = logging.INFO) -> None:

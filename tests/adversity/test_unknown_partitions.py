@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from metering.model import AccountId, Call, CallKind, Month, to_micros
+from metering.store.bills import BillStore
 from metering.store.calls import CallStore
 from metering.store.database import Database
 from tests.support.service import FakeClock, Service
@@ -99,10 +100,22 @@ async def test_calls_of_the_day_are_recorded_over_it_all_the_same(blind: Blind, 
 
 async def test_calls_of_the_day_are_read_over_it_once_the_sessions_were_told(blind: Blind) -> None:
     await blind.maker.record([blind.call])
+    assert await _calls_seen(blind) == 0
+    await blind.maker.tell_of_partitions()
+    assert await _calls_seen(blind) == 1
+
+
+async def test_whoever_issues_the_bills_of_a_month_sees_all_its_calls(blind: Blind) -> None:
+    await blind.maker.record([blind.call])
+    assert await _calls_seen(blind) == 0
+    await BillStore(blind.database).seal(blind.call.month, datetime.now(UTC))
+    assert await _calls_seen(blind) == 1
+
+
+async def _calls_seen(blind: Blind) -> int:
     async with blind.database.connection() as session:
-        assert await session.fetchval(COUNT, blind.day) == 0
-        await blind.maker.tell_of_partitions()
-        assert await session.fetchval(COUNT, blind.day) == 1
+        seen: int = await session.fetchval(COUNT, blind.day)
+        return seen
 
 
 async def test_a_service_tells_the_sessions_of_the_partitions_that_it_has_made(

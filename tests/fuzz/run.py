@@ -209,7 +209,7 @@ def _check_line(line: str, outcome: Outcome) -> None:
     known = _LOG_LINE.match(line) or line.startswith(("    ", "stopped; ", "\n"))
     if not known or line.startswith(FORGED[:4] + "-01-01") or _CONTROL.search(line):
         outcome.wrong(f"in the log: {line[:300]!r}")
-    if " ERROR " in line and " failed" in line:
+    if " ERROR " in line and (" failed" in line or ": Unexpected [" in line):
         outcome.wrong(f"a defect in the log: {line[:300]!r}")
 
 

@@ -1,6 +1,7 @@
 """What operators see: metrics, probes, health, reflection, the command line."""
 
 import asyncio
+import logging
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,7 +66,7 @@ async def test_who_speaks_slowly_to_the_metrics_port_is_hung_up_on_and_keeps_nob
     http.close()
 
 
-async def test_health_and_reflection_are_served(service: Service) -> None:
+async def test_health_and_reflection_are_served(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     health = health_pb2_grpc.HealthStub(service.channel)
     serving = health_pb2.HealthCheckResponse.SERVING
     async with asyncio.timeout(10):
@@ -78,6 +79,10 @@ async def test_health_and_reflection_are_served(service: Service) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await health.Check(health_pb2.HealthCheckRequest(service="nonsense"))
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    labels = {"grpc_service": "grpc.health.v1.Health", "grpc_method": "Check", "grpc_code": "NOT_FOUND"}
+    counted = service.metrics.registry.get_sample_value("grpc_server_handled_total", {"grpc_type": "unary", **labels})
+    assert counted == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     reflection = reflection_pb2_grpc.ServerReflectionStub(service.channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     async for response in reflection.ServerReflectionInfo(iter([request])):

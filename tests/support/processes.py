@@ -64,6 +64,7 @@ class ServiceProcess(Stubs):
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind not in {None, asyncio.CancelledError}:
             sys.stdout.write("".join(["what the service said:\n", *self.output[-300:]]))
+            sys.stdout.write(f"at {self.target}; its exit code: {self.process.returncode}\n")
         await self.channel.close()
         if self.process.returncode is None:
             self.process.kill()

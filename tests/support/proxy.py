@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +23,8 @@ class TcpProxy:
         self._url_with_port = url_with_port
         self._server: asyncio.Server | None = None
         self._port = port
+        self._reserved = socket.socket()
+        """Holds the port, for which others may look, while connections are refused."""
         self._pipes: set[asyncio.Task[None]] = set()
         self._deaf: set[asyncio.StreamWriter] = set()
         self._clients: set[asyncio.StreamWriter] = set()
@@ -56,11 +59,15 @@ class TcpProxy:
     ) -> None:
         self.release()
         await self.refuse()
+        self._reserved.close()
 
     async def accept(self) -> None:
         """Take connections, on the same port as before."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        if not self._server:
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reserved.bind(("127.0.0.1", self._port))
+            self._port = self._reserved.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, reuse_port=True)
 
     async def refuse(self) -> None:
         """Cut all connections and refuse new ones."""

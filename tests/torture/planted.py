@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from metering.billing.deduct import Collector, Deduction
+from metering.billing.deduct import Collector
 from metering.errors import DatabaseUnavailableError
-from metering.model import AccountId, Call, CallKey, EntryKind, LedgerEntry, Month, Receipt
+from metering.model import AccountId, Bill, Call, CallKey, Money, Receipt
 from metering.store import database
 from metering.store.calls import CallStore
 from metering.store.sql import load_queries
@@ -82,28 +83,37 @@ def _close_without_seal() -> None:
     _replace_query("lock_month", "SELECT $1::integer")
 
 
-def _deduct_again_after_lost_reply() -> None:
-    """Take the money once more when nobody knew whether a Deduct was committed, and it was."""
-    deduct = Collector.deduct
-    unknown: set[tuple[AccountId, Month]] = set()
+def _pay_again_after_lost_reply() -> None:
+    """Do a payment again whose reply was lost, and book it a second time when it was booked meanwhile."""
+    record_payment = Collector.record_payment
+    repeats: set[asyncio.Task[None]] = set()
 
-    async def twice(collector: Collector, account_id: AccountId, month: Month) -> Deduction:
+    async def repeat(collector: Collector, account_id: AccountId, amount: Money, payment_id: str) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                booked_before, _ = await record_payment(collector, account_id, amount, payment_id)
+            except DatabaseUnavailableError:
+                continue
+            if booked_before:
+                ledger: Any = collector._ledger
+                async with ledger._database.connection() as connection:
+                    more = "UPDATE accounts SET balance = balance + $2 WHERE account_id = $1"
+                    await connection.execute(more, account_id, amount.amount)
+            return
+
+    async def careless(
+        collector: Collector, account_id: AccountId, amount: Money, payment_id: str
+    ) -> tuple[bool, list[Bill]]:
         try:
-            deduction = await deduct(collector, account_id, month)
+            return await record_payment(collector, account_id, amount, payment_id)
         except DatabaseUnavailableError:
-            unknown.add((account_id, month))
+            task = asyncio.create_task(repeat(collector, account_id, amount, payment_id))
+            repeats.add(task)
+            task.add_done_callback(repeats.discard)
             raise
-        if (account_id, month) in unknown and not deduction.deducted.amount:
-            async with collector._locked(account_id) as account:
-                taken = min(account.balance, deduction.bill.deducted)
-                entry = LedgerEntry(EntryKind.DEDUCTION, -taken, bill_month=month)
-                balance = account.balance - taken
-                if taken:
-                    await account.book([entry], [], balance, account.state, collector._clock.now())
-        unknown.discard((account_id, month))
-        return deduction
 
-    Collector.deduct = twice  # type: ignore[method-assign,assignment]
+    Collector.record_payment = careless  # type: ignore[method-assign,assignment]
 
 
 def _tell_no_status() -> None:
@@ -123,7 +133,7 @@ DEFECTS: dict[str, Callable[[], None]] = {
     "count-repeats": _count_repeats,
     "count-again-after-lost-reply": _count_again_after_lost_reply,
     "close-without-seal": _close_without_seal,
-    "deduct-again-after-lost-reply": _deduct_again_after_lost_reply,
+    "pay-again-after-lost-reply": _pay_again_after_lost_reply,
     "tell-no-status": _tell_no_status,
 }
 

@@ -169,8 +169,8 @@ class _Observer:
     async def fail(self, context: Context, error: Exception) -> NoReturn:
         """End an RPC with the status for an error."""
         if isinstance(error, aio.AbortError):  # by health, with a status of its own
-            number: Any = context.code()  # whatever its type says
-            self.count(_CODES[number])
+            code: Any = context.code()  # a number or not, as grpcio's release has it
+            self.count(_CODES.get(code, code))
             raise error
         if isinstance(error, NotImplementedError):  # health knows a method that the library does not have
             self.count(grpc.StatusCode.UNIMPLEMENTED)

@@ -233,6 +233,12 @@ class BillStore:
             LockedError: a batch is not committed and does not end, try after try.
 
         """
+        sealed = await self._seal_in_the_end(month, now)
+        # Whoever reads the month's calls for the bills has to know of all their days.
+        await self._database.fetch("tell_of_calls_partitions")
+        return sealed
+
+    async def _seal_in_the_end(self, month: Month, now: datetime) -> bool:
         for _ in range(SEAL_TRIES - 1):
             try:
                 return await self._seal(month, now)
