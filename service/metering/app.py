@@ -155,7 +155,7 @@ class App:
             give_way = GiveWay(lambda: not recorder.calls.idle)
             bills = BillStore(database, give_way)
             closer = MonthCloser(bills, self._calendar, self._clock, self._metrics.bills_issued.inc, give_way)
-            collector = Collector(bills, self._calendar, self._clock)
+            collector = Collector(bills, self._calendar, self._clock, give_way)
             runs = MonthlyRunStore(database)
             monthly_run = MonthlyRun(runs, bills, closer, collector, self._calendar, self._clock, self._name)
             passes = AuditPassStore(database)

@@ -347,8 +347,7 @@ class EntryKind(StrEnum):
     """Out: for a bill."""
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """Something that moved on an account's balance."""
 
     kind: EntryKind
@@ -412,13 +411,21 @@ class MonthProgress:
     """Those up to the last one with a bill; the close goes through them in the order of their ids."""
 
 
+class Debtor(NamedTuple):
+    """An account with bills that are not paid."""
+
+    account_id: AccountId
+    oldest_month: Month
+    """That of the oldest one."""
+
+
 class RunFailure(NamedTuple):
     """What a monthly run could not do."""
 
     month: Month
-    """The month that was not closed, or the bill's."""
+    """The month that was not closed, or that of the oldest bill that was not deducted."""
     account_id: AccountId
-    """Whose bill was not deducted; empty: the month was not closed."""
+    """Whose bills were not deducted; empty: the month was not closed."""
     message: str
 
 
@@ -558,6 +565,19 @@ class SettlingAccount:
     state: ServiceState
     unpaid_bills: tuple[Bill, ...]
     """Oldest first, without lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What changes on an account at once."""
+
+    account_id: AccountId
+    entries: tuple[LedgerEntry, ...]
+    """What is appended to its ledger."""
+    bills: tuple[Bill, ...]
+    """Those that change, as they are then."""
+    balance: Decimal
+    state: ServiceState
 
 
 @dataclass(frozen=True, slots=True)

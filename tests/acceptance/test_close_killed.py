@@ -10,9 +10,10 @@ import pytest
 
 from faceid.metering.v1.account_service_pb2 import GetMonthRequest
 from tests.conftest import ServiceProcesses
-from tests.support.audit import assert_books_are_right
+from tests.support.audit import MANY, assert_books_are_right
+from tests.support.many_accounts import record_calls
 from tests.support.processes import ServiceProcess
-from tests.support.service import PLAN, amount
+from tests.support.service import amount
 
 if TYPE_CHECKING:
     import asyncpg
@@ -35,20 +36,7 @@ async def calls(processes: ServiceProcesses, db: "asyncpg.Connection[asyncpg.Rec
     """Have accounts with so many calls last month."""
     replica = await processes.start()
     calls = {f"account-{number:04}": number % 3 + 1 for number in range(ACCOUNTS)}
-    await replica.activate("account-0000")
-    # As ActivateAccount would, but at once.
-    for statement in (
-        "INSERT INTO accounts (account_id, currency, activated_at) SELECT unnest($1::text[]), 'CNY', now()",
-        (
-            "INSERT INTO price_plan_assignments (account_id, from_month, price_plan_id)"
-            f" SELECT unnest($1::text[]), '0001-01-01', '{PLAN}'"
-        ),
-    ):
-        await db.execute(statement, sorted(calls)[1:])
-    records = [replica.call(each, at=LAST_MONTH) for each, number in calls.items() for _ in range(number)]
-    for start in range(0, len(records), ACCOUNTS):
-        answer = await replica.record_batch(records[start : start + ACCOUNTS])
-        assert answer.accepted == ACCOUNTS
+    await record_calls(replica, db, calls, LAST_MONTH)
     assert await replica.terminate() == 0
     return calls
 
@@ -101,4 +89,4 @@ async def assert_closed(
     progress = await replica.accounts.GetMonth(GetMonthRequest(month=MONTH))
     assert progress.HasField("billed_at"), story
     assert (progress.bills_issued, progress.accounts_looked_at) == (ACCOUNTS, progress.accounts), story
-    await assert_books_are_right(processes.database_url)
+    await assert_books_are_right(processes.database_url, MANY)

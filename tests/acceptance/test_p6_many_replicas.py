@@ -12,11 +12,10 @@ import pytest
 
 from faceid.metering.v1 import resources_pb2 as pb
 from metering import app
-from metering.billing.monthly_run import ACCOUNTS_AT_A_TIME
 from tests.conftest import ServiceProcesses
 from tests.support.audit import assert_books_are_right
 from tests.support.locks import held, until_waiting
-from tests.support.service import FakeClock, Service, Stubs, amount
+from tests.support.service import FakeClock, Service, Stubs, amount, reason_of
 from tests.support.waiting import LONG_S
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ async def account_with_calls(service: Stubs, account_id: str, paid: str = "") ->
     return account_id
 
 
-async def test_deducts_payments_and_closes_from_several_replicas_at_once_come_out_exactly(
+async def test_deducts_payments_closes_and_monthly_runs_from_several_replicas_at_once_come_out_exactly(
     processes: ServiceProcesses, db: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     replicas = [await processes.start() for _ in range(3)]
@@ -58,12 +57,19 @@ async def test_deducts_payments_and_closes_from_several_replicas_at_once_come_ou
         answer = await replica.pay(account_id, "0.30", f"{account_id}-{payment}")
         return Decimal(0) if answer.duplicate else Decimal("0.30")
 
+    async def run(replica: Stubs) -> None:
+        try:
+            assert not (await replica.run_month()).failures
+        except grpc.aio.AioRpcError as error:
+            assert reason_of(error) == "MONTHLY_RUN_UNDER_WAY"
+
     # Each account gets 5 payments of 0.30, each of them reported to all replicas.
     closing = [replica.close_month(MONTH) for replica in replicas for _ in range(3)]
     deducting = [deduct(replica, account_id) for replica in replicas for account_id in account_ids for _ in range(5)]
     paying = [pay(replica, each, payment) for replica in replicas for each in account_ids for payment in range(5)]
     late = [replica.record(replica.call(each, at=LAST_MONTH)) for replica in replicas for each in account_ids]
-    everything: list[Coroutine[Any, Any, object]] = [*closing, *deducting, *paying, *late]
+    running = [run(replica) for replica in replicas for _ in range(5)]
+    everything: list[Coroutine[Any, Any, object]] = [*closing, *deducting, *paying, *late, *running]
     random.Random(6).shuffle(everything)
     await asyncio.gather(*everything)
 
@@ -74,6 +80,7 @@ async def test_deducts_payments_and_closes_from_several_replicas_at_once_come_ou
         assert found.state == pb.BILL_STATE_PAID
         assert amount((await replicas[2].account(account_id)).balance) == Decimal("1.50") - amount(found.total)
     await assert_books_are_right(processes.database_url)
+    assert await db.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
 
 
 @pytest.mark.parametrize("table", ["ledger_entries", "bills", "accounts"])
@@ -135,11 +142,13 @@ async def test_a_replica_killed_in_the_middle_of_a_close_leaves_it_to_another_on
     await assert_books_are_right(processes.database_url)
 
 
+@pytest.mark.parametrize("table", ["ledger_entries", "bills", "accounts"])
 async def test_the_replica_that_does_the_monthly_run_is_killed_and_another_one_takes_over(
     processes: ServiceProcesses,
     database_url: str,
     db: "asyncpg.Connection[asyncpg.Record]",
     monkeypatch: pytest.MonkeyPatch,
+    table: str,
 ) -> None:
     monkeypatch.setattr(app, "MONTHLY_RUN_INTERVAL_S", 0.02)  # of the replica in this process
     service = await processes.start()
@@ -149,13 +158,13 @@ async def test_the_replica_that_does_the_monthly_run_is_killed_and_another_one_t
     await db.execute("DELETE FROM monthly_runs")  # as if no run had ever been: one is due at once
 
     async with AsyncExitStack() as stack:
-        async with held(database_url, "SELECT FROM accounts WHERE account_id >= 'account-10' FOR UPDATE"):
+        async with held(database_url, f"LOCK TABLE {table} IN SHARE MODE"):
             leader = await processes.start()
-            await until_waiting(db, ACCOUNTS_AT_A_TIME)
+            await until_waiting(db)
             other = await stack.enter_async_context(Service(database_url, FakeClock(NOW)))
-            assert await db.fetchval("SELECT count(*) FROM bills WHERE state = 'PAID'") == 10
             await leader.kill()
-            await until_waiting(db, 2 * ACCOUNTS_AT_A_TIME)  # the dead leader's last ones, and the other's behind them
+            await until_waiting(db, 2)  # the dead leader's session, and the other's behind it
+            assert await db.fetchval("SELECT sum(balance) FROM accounts") == 20 * 10
         async with asyncio.timeout(LONG_S):
             while not await db.fetchval("SELECT count(*) FROM monthly_runs WHERE finished_at IS NOT NULL"):
                 await asyncio.sleep(0.01)
@@ -164,6 +173,6 @@ async def test_the_replica_that_does_the_monthly_run_is_killed_and_another_one_t
     runs = await db.fetch("SELECT replica, finished_at IS NULL AS killed, bills_paid FROM monthly_runs ORDER BY run_id")
     assert [run["killed"] for run in runs] == [True, False]
     assert len({run["replica"] for run in runs}) == 2
-    assert runs[-1]["bills_paid"] == 10
+    assert runs[-1]["bills_paid"] == 20
     assert await db.fetchval("SELECT count(*) FROM ledger_entries WHERE kind = 'DEDUCTION'") == len(account_ids)
     await assert_books_are_right(database_url)

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 
 from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
@@ -46,6 +47,8 @@ class CloseResult:
     """The same once everything is billed: what each further run takes to find that there is nothing to do."""
     deduct_seconds: float
     """0 if that was not asked for."""
+    bills_paid: int
+    deducted: str
     processor_seconds: float
     """Of this process: the rest is PostgreSQL's."""
     peak_mb: float
@@ -69,11 +72,13 @@ async def run(plan: ClosePlan) -> CloseResult:
         closed = await closer.close(month)
         end, processor_end = time.perf_counter(), time.process_time()
         await runs.months_to_close(this_month, month)
+        bills_paid, deducted = 0, dict[str, Decimal]()
         deduct_begin = time.perf_counter()
         find_closed_seconds = deduct_begin - end
         if plan.deduct:
             collector = Collector(bills, calendar, clock)
-            await MonthlyRun(runs, bills, closer, collector, calendar, clock, "benchmark").run_now()
+            monthly_run = await MonthlyRun(runs, bills, closer, collector, calendar, clock, "benchmark").run_now()
+            bills_paid, deducted = monthly_run.bills_paid, monthly_run.deducted
         deduct_seconds = time.perf_counter() - deduct_begin if plan.deduct else 0.0
     finally:
         await database.close()
@@ -84,6 +89,8 @@ async def run(plan: ClosePlan) -> CloseResult:
         find_seconds=found - begin,
         find_closed_seconds=find_closed_seconds,
         deduct_seconds=deduct_seconds,
+        bills_paid=bills_paid,
+        deducted=", ".join(f"{amount} {currency}" for currency, amount in deducted.items()),
         processor_seconds=processor_end - processor,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )

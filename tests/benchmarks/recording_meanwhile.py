@@ -1,14 +1,15 @@
 """Measures recording alone and while a month is closed: `make bench-close-meanwhile`.
 
-The real service with one worker, on a fresh PostgreSQL, closes months of many accounts by CloseMonth. Recording is
-measured just before each close and in the middle of it, turn by turn, in calls of the month that is open.
+The real service with one worker, on a fresh PostgreSQL, closes months of many accounts by CloseMonth; with `--deduct`,
+their bills are then deducted by RunMonth. Recording is measured just before that and in the middle of it, turn by turn,
+in calls of the month that is open.
 """
 
 import asyncio
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
@@ -39,11 +40,13 @@ _LOADS = ((Method.RECORD_CALL, 1, 64), (Method.BATCH_RECORD_CALLS, 1_000, 8))
 @click.option("--accounts", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True, help="Closed.")
 @click.option("--repetitions", type=click.IntRange(1, 12), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help="Of load, each time.")
-def main(accounts: int, repetitions: int, seconds: float) -> None:
+@click.option("--deduct", is_flag=True, help="Measure while bills are deducted, and not while the month is closed.")
+def main(accounts: int, repetitions: int, seconds: float, *, deduct: bool) -> None:
     """Measure, and show a line for each method."""
+    what = "deduct" if deduct else "close"
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"Recording while the month of {accounts:,} accounts is closed", title_justify="left")
-    for heading in ("", "alone calls/s", "meanwhile calls/s", "ratio (min to max)", "close µs/account"):
+    table = Table(title=f"Recording while the month of {accounts:,} accounts is {what}ed", title_justify="left")
+    for heading in ("", "alone calls/s", "meanwhile calls/s", "ratio (min to max)", f"{what} µs/account"):
         table.add_column(heading, justify="right")
     try:
         with (
@@ -59,16 +62,17 @@ def main(accounts: int, repetitions: int, seconds: float) -> None:
                     month = (month - timedelta(days=1)).replace(day=1)
                     asyncio.run(seed_month(database_url, month))
                     asyncio.run(settle(database_url))
-                    found.append(_measure(service, _plan(service, method, batch, in_flight, seconds), month))
-                    alone, meanwhile, close_s = found[-1]
-                    console.print(f"{method}: {alone:,.0f} alone, {meanwhile:,.0f} meanwhile, close {close_s:.1f} s")
+                    plan = _plan(service, method, batch, in_flight, seconds)
+                    found.append(_measure(service, plan, f"{month:%Y-%m}", deduct=deduct))
+                    alone, meanwhile, took_s = found[-1]
+                    console.print(f"{method}: {alone:,.0f} alone, {meanwhile:,.0f} meanwhile, {what} {took_s:.1f} s")
                 ratios = [meanwhile / alone for alone, meanwhile, _ in found]
                 table.add_row(
                     method,
                     f"{median(alone for alone, _, _ in found):,.0f}",
                     f"{median(meanwhile for _, meanwhile, _ in found):,.0f}",
                     f"[bold]{median(ratios):.2f}[/bold] ({min(ratios):.2f} to {max(ratios):.2f})",
-                    f"{1e6 * median(close_s for _, _, close_s in found) / accounts:.0f}",
+                    f"{1e6 * median(took_s for _, _, took_s in found) / accounts:.0f}",
                 )
     except (BenchmarkError, EmbeddedPostgresError, MeteringError) as error:
         sys.exit(f"error: {error}")
@@ -91,16 +95,22 @@ def _plan(service: Service, method: Method, batch: int, in_flight: int, seconds:
     )
 
 
-def _measure(service: Service, plan: LoadPlan, month: date) -> tuple[float, float, float]:
-    """Return calls a second alone and while a month is closed, and how many seconds the close took."""
-    alone = _load(plan)
+def _measure(service: Service, plan: LoadPlan, month: str, *, deduct: bool) -> tuple[float, float, float]:
+    """Return calls a second alone and while a month is closed or deducted, and how many seconds that took."""
     with ThreadPoolExecutor(1) as thread, SyncMeteringClient(service.target) as metering:
+        if deduct:
+            metering.close_month(month, timeout_s=_CLOSE_SECONDS_MAX)
+        alone = _load(plan)
         begin = time.perf_counter()
-        closing = thread.submit(metering.close_month, f"{month:%Y-%m}", timeout_s=_CLOSE_SECONDS_MAX)
+        working: Future[object] = (
+            thread.submit(metering.run_month, timeout_s=_CLOSE_SECONDS_MAX)
+            if deduct
+            else thread.submit(metering.close_month, month, timeout_s=_CLOSE_SECONDS_MAX)
+        )
         meanwhile = _load(plan)
-        if closing.done():
-            raise BenchmarkError("the month was closed before the load ended: take more --accounts, or fewer --seconds")
-        closing.result()
+        if working.done():
+            raise BenchmarkError("it was done before the load ended: take more --accounts, or fewer --seconds")
+        working.result()
         return alone, meanwhile, time.perf_counter() - begin
 
 

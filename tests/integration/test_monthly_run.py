@@ -122,10 +122,6 @@ async def preview_of(service: Service) -> list[accounts_pb.PreviewRunMonthRespon
     return [each async for each in service.accounts.PreviewRunMonth(accounts_pb.PreviewRunMonthRequest())]
 
 
-async def run_by_hand(service: Service) -> pb.MonthlyRun:
-    return (await service.accounts.RunMonth(accounts_pb.RunMonthRequest(), timeout=30)).run
-
-
 async def owing(service: Service) -> None:
     """Have accounts that can pay for October, that cannot, that have no price, that owe for September, that idle."""
     for account_id, money in (("rich", "100"), ("poor", "1"), ("idle", "1"), ("behind", "0.50")):
@@ -157,7 +153,7 @@ async def test_a_preview_tells_what_a_run_then_does_and_changes_nothing(
     assert (amount(rich.deducted), amount(rich.outstanding), rich.suspends) == (Decimal("1.25"), 0, False)
     assert (list(unrated.bills), list(unrated.unrated_months)) == ([], ["2026-10"])
 
-    run = await run_by_hand(service)
+    run = await service.run_month()
     assert (list(run.months), run.bills_issued, run.bills_paid) == (["2026-10"], 3, 1)
     assert [amount(each) for each in run.issued] == [Decimal("3.75")]
     assert [amount(each) for each in run.deducted] == [sum(amount(each.deducted) for each in preview.values())]
@@ -177,19 +173,39 @@ async def test_a_run_by_hand_while_another_one_is_under_way_is_refused_plainly(
 ) -> None:
     await owing(service)
     async with held(service.database_url, "SELECT FROM accounts WHERE account_id = 'poor' FOR UPDATE"):
-        running = asyncio.create_task(run_by_hand(service))
+        running = asyncio.create_task(service.run_month())
         await until_waiting(db)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await run_by_hand(service)
+            await service.run_month()
         assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.ABORTED, "MONTHLY_RUN_UNDER_WAY")
         (under_way, _) = await runs_of(service)
         assert not under_way.HasField("finished_at")
     assert (await running).bills_paid == 1
 
 
+async def test_an_account_that_somebody_keeps_locked_is_noted_and_does_not_hold_up_its_neighbours(
+    database_url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metering.store.database.LOCK_TIMEOUT_S", 0.2)
+    async with Service(database_url, clock) as service:
+        for account_id, money in (("behind", "0.50"), ("poor", "1"), ("rich", "100")):
+            await service.activate(account_id)
+            await service.pay(account_id, money)
+            calls = [service.call(account_id, at=datetime(2026, 10, 15, tzinfo=UTC)) for _ in range(100)]
+            await service.record_batch(calls)
+        await service.close_month("2026-10")
+        async with held(database_url, "SELECT FROM accounts WHERE account_id = 'poor' FOR UPDATE"):
+            run = await service.run_month()
+        assert [(each.account_id, each.month) for each in run.failed] == [("poor", "2026-10")]
+        assert (run.bills_paid, amount(run.deducted[0]), run.accounts_suspended) == (1, Decimal("1.75"), 1)
+        again = await service.run_month()
+        assert (again.failures, amount(again.deducted[0]), again.accounts_suspended) == (0, 1, 1)
+    await assert_books_are_right(database_url)
+
+
 async def test_runs_are_listed_newest_first_page_by_page(service: Service) -> None:
     for _ in range(4):
-        await run_by_hand(service)
+        await service.run_month()
     request = accounts_pb.ListMonthlyRunsRequest(page_size=3)
     first = await service.accounts.ListMonthlyRuns(request)
     request.page_token = first.next_page_token
@@ -208,7 +224,7 @@ async def test_a_run_that_is_cancelled_lets_the_next_one_begin(
 ) -> None:
     await owing(service)
     async with held(service.database_url, "SELECT FROM accounts WHERE account_id = 'poor' FOR UPDATE"):
-        running = asyncio.create_task(run_by_hand(service))
+        running = asyncio.create_task(service.run_month())
         await until_waiting(db)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -216,7 +232,7 @@ async def test_a_run_that_is_cancelled_lets_the_next_one_begin(
 
     async def again() -> bool:
         try:
-            return (await run_by_hand(service)).bills_paid == 1
+            return (await service.run_month()).bills_paid == 1
         except grpc.aio.AioRpcError as error:
             assert reason_of(error) == "MONTHLY_RUN_UNDER_WAY"
             return False

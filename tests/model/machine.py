@@ -184,7 +184,7 @@ class Machine(SideBySide):
     def run_month(self) -> None:
         self.preview_run_month()
         expected = self.books.run_month()
-        run = self.wait(self.service.accounts.RunMonth(accounts_pb.RunMonthRequest())).run
+        run = self.wait(self.service.run_month())
         assert expected == told.run(run)
 
     def preview_run_month(self) -> None:

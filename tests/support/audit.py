@@ -14,6 +14,8 @@ from metering.store.installation import InstallationStore
 from tests.support.service import FakeClock
 
 AFTER_ALL_DUE_DATES = datetime(2999, 1, 1, tzinfo=UTC)
+FEW, MANY = 2, 1_000
+"""Accounts in a part: small parts are where mistakes are made; thousands of accounts would take minutes in them."""
 
 
 @dataclass
@@ -26,11 +28,11 @@ class Audit:
     differences: list[Difference] = field(default_factory=list)
 
 
-async def run_audit(url: str, clock: Clock | None = None) -> Audit:
-    """Audit all that is in a database."""
+async def run_audit(url: str, clock: Clock | None = None, accounts_max: int = FEW) -> Audit:
+    """Audit all that is in a database, so many accounts at a time."""
     database = await Database.connect(url, name="test audit", connections=1)
     try:
-        return await audit_of(database, clock=clock)
+        return await audit_of(database, clock=clock, accounts_max=accounts_max)
     finally:
         await database.close()
 
@@ -39,10 +41,10 @@ async def audit_of(
     database: Database,
     accounts: AccountRange = ALL_ACCOUNTS,
     months: tuple[date, date] = ALL_MONTHS,
-    accounts_max: int = 2,
+    accounts_max: int = FEW,
     clock: Clock | None = None,
 ) -> Audit:
-    """Audit in small parts, for that is where mistakes are made."""
+    """Audit accounts, some at a time."""
     found = Audit()
     calendar = BillingCalendar.of_zone(await InstallationStore(database).time_zone())
     auditor = Auditor(AuditStore(database), calendar, clock or FakeClock(AFTER_ALL_DUE_DATES))
@@ -54,8 +56,8 @@ async def audit_of(
     return found
 
 
-async def assert_books_are_right(url: str) -> Audit:
+async def assert_books_are_right(url: str, accounts_max: int = FEW) -> Audit:
     """Fail with the differences if there are any."""
-    found = await run_audit(url)
+    found = await run_audit(url, accounts_max=accounts_max)
     assert found.differences == []
     return found

@@ -15,13 +15,16 @@ from metering.model import (
     AccountId,
     Bill,
     BillState,
+    Booking,
     ClosedMonth,
+    Debtor,
     LedgerEntry,
     Money,
     Month,
     MonthlyRunRecord,
     ServiceState,
     ServiceStatus,
+    SettlingAccount,
 )
 from tests.support.service import FakeClock
 
@@ -30,41 +33,42 @@ CALENDAR = BillingCalendar.of_zone("Asia/Shanghai")
 
 @dataclass
 class Account:
-    """An account, locked or not."""
+    """An account; its bills are in the books."""
 
-    books: "RunBooks"
     account_id: AccountId
     balance: Decimal = Decimal(0)
     state: ServiceState = ServiceState.ACTIVE
-    currency: str = "CNY"
     ledger: list[LedgerEntry] = field(default_factory=list)
 
-    async def payment(self, payment_id: str) -> Decimal | None:
-        return next((entry.amount for entry in self.ledger if entry.payment_id == payment_id), None)
 
-    async def bill(self, month: Month) -> Bill | None:
-        return self.books.bills.get((self.account_id, month))
+class LockedAccounts:
+    """Accounts, locked."""
 
-    async def unpaid_bills(self) -> list[Bill]:
-        bills = (bill for (account_id, _), bill in sorted(self.books.bills.items()) if account_id == self.account_id)
-        return [bill for bill in bills if bill.state is not BillState.PAID]
+    def __init__(self, books: "RunBooks", account_ids: Sequence[AccountId]) -> None:
+        self._books = books
+        self.accounts = [
+            SettlingAccount(account.account_id, "CNY", account.balance, account.state, books.unpaid_bills(account_id))
+            for account_id, account in sorted(books.accounts.items())
+            if account_id in account_ids
+        ]
 
-    async def book(
-        self,
-        entries: Sequence[LedgerEntry],
-        bills: Sequence[Bill],
-        balance: Decimal,
-        state: ServiceState,
-        now: datetime,
-    ) -> None:
-        self.books.step()
-        stored = self.books.accounts[self.account_id]
-        stored.ledger.extend(entries)
-        stored.balance, stored.state = balance, state
-        self.books.bills.update({(self.account_id, bill.month): bill for bill in bills})
+    async def payment(self, account_id: AccountId, payment_id: str) -> Decimal | None:
+        ledger = self._books.accounts[account_id].ledger
+        return next((entry.amount for entry in ledger if entry.payment_id == payment_id), None)
 
-    async def status(self) -> ServiceStatus:
-        return ServiceStatus(self.account_id, self.state, "", Money(Decimal(0), "CNY"), 1)
+    async def bills(self, account_id: AccountId, months: Sequence[Month]) -> list[Bill]:
+        return [self._books.bills[account_id, month] for month in months if (account_id, month) in self._books.bills]
+
+    async def book(self, bookings: Sequence[Booking], now: datetime) -> None:
+        self._books.step()
+        for booking in bookings:
+            account = self._books.accounts[booking.account_id]
+            account.ledger.extend(booking.entries)
+            account.balance, account.state = booking.balance, booking.state
+            self._books.bills.update({(booking.account_id, bill.month): bill for bill in booking.bills})
+
+    async def status(self, account_id: AccountId) -> ServiceStatus:
+        return ServiceStatus(account_id, self._books.accounts[account_id].state, "", Money(Decimal(0), "CNY"), 1)
 
 
 @dataclass
@@ -89,7 +93,7 @@ class RunBooks:
 
     def add(self, name: str, month: Month, amount: str) -> None:
         account_id = AccountId(name)
-        self.accounts.setdefault(account_id, Account(self, account_id))
+        self.accounts.setdefault(account_id, Account(account_id))
         self.owed[account_id, month] = Decimal(amount)
 
     def step(self) -> None:
@@ -134,20 +138,28 @@ class RunBooks:
         self.step()
         return sorted({month for account_id, month in self.owed.keys() - self.bills.keys() if month < before})
 
-    async def unpaid_bills(self, chunk: int) -> AsyncIterator[list[tuple[AccountId, Month]]]:
-        keys = [key for key, bill in sorted(self.bills.items()) if bill.state is not BillState.PAID]
-        for start in range(0, len(keys), chunk):
+    def unpaid_bills(self, account_id: AccountId) -> tuple[Bill, ...]:
+        bills = (bill for (owes, _), bill in sorted(self.bills.items()) if owes == account_id)
+        return tuple(bill for bill in bills if bill.state is not BillState.PAID)
+
+    async def debtors(self, chunk: int) -> AsyncIterator[list[Debtor]]:
+        unpaid = {account_id: self.unpaid_bills(account_id) for account_id in sorted(self.accounts)}
+        debtors = [Debtor(account_id, bills[0].month) for account_id, bills in unpaid.items() if bills]
+        for start in range(0, len(debtors), chunk):
             self.step()
-            yield keys[start : start + chunk]
+            yield debtors[start : start + chunk]
 
     async def month_bills(self, month: Month) -> tuple[int, list[Money]]:
         totals = [bill.total for (_, billed), bill in self.bills.items() if billed == month]
         return len(totals), [Money(sum(totals, Decimal(0)), "CNY")] if totals else []
 
     @asynccontextmanager
-    async def locked_account(self, account_id: AccountId) -> AsyncIterator[Account | None]:
+    async def locked_accounts(self, account_ids: Sequence[AccountId]) -> AsyncIterator[LockedAccounts]:
         self.step()
-        yield replace(self.accounts[account_id]) if account_id in self.accounts else None
+        for account_id in account_ids:
+            if account_id in self.defects:
+                raise self.defects[account_id]
+        yield LockedAccounts(self, account_ids)
 
 
 class Closer(MonthCloser):
@@ -186,21 +198,9 @@ class Closer(MonthCloser):
         )
 
 
-class Deductor(Collector):
-    """Deducts as ever, but for accounts with a defect."""
-
-    def __init__(self, books: RunBooks, clock: FakeClock) -> None:
-        super().__init__(books, CALENDAR, clock)
-        self._books = books
-
-    @asynccontextmanager
-    async def _locked(self, account_id: AccountId) -> AsyncIterator[Account]:
-        if account_id in self._books.defects:
-            raise self._books.defects[account_id]
-        async with self._books.locked_account(account_id) as account:
-            assert account is not None
-            yield account
+def collector(books: RunBooks, clock: FakeClock) -> Collector:
+    return Collector(books, CALENDAR, clock)
 
 
 def replica(books: RunBooks, clock: FakeClock, name: str = "replica") -> MonthlyRun:
-    return MonthlyRun(books, books, Closer(books, clock), Deductor(books, clock), CALENDAR, clock, name)
+    return MonthlyRun(books, books, Closer(books, clock), collector(books, clock), CALENDAR, clock, name)

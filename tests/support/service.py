@@ -88,6 +88,9 @@ class Stubs:
     async def deduct(self, account_id: str, month: str) -> metering_pb.DeductResponse:
         return await self.metering.Deduct(metering_pb.DeductRequest(account_id=account_id, month=month))
 
+    async def run_month(self) -> pb.MonthlyRun:
+        return (await self.accounts.RunMonth(accounts_pb.RunMonthRequest())).run
+
     async def status(self, account_id: str) -> pb.ServiceStatus:
         request = metering_pb.CheckServiceStatusRequest(account_id=account_id)
         return (await self.metering.CheckServiceStatus(request)).service_status

@@ -11,7 +11,7 @@ from metering.billing import monthly_run
 from metering.billing.months import format_month, next_month, parse_month
 from metering.errors import DatabaseUnavailableError, MeteringError, Reason, TransactionConflictError
 from metering.model import AccountId, BillState, Money, MonthlyRunRecord, RunFailure, ServiceState
-from tests.support.run_books import CALENDAR, Deductor, RunBooks, replica
+from tests.support.run_books import CALENDAR, RunBooks, collector, replica
 from tests.support.service import FakeClock
 
 NOVEMBER = parse_month("2026-11")
@@ -152,11 +152,11 @@ async def test_a_run_tells_what_it_did(books: RunBooks) -> None:
 
 
 async def test_what_a_run_did_is_noted_while_it_goes_on(books: RunBooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monthly_run, "BILLS_PER_READ", 2)
+    monkeypatch.setattr(monthly_run, "ACCOUNTS_PER_CHUNK", 2)
     for number in range(5):
         books.add(f"account-{number}", NOVEMBER, "1")
     await run_at(books, noon("2026-12-01"))
-    assert books.notes == 1 + 3 + 1  # the month, three reads of at most two bills, the end
+    assert books.notes == 1 + 3 + 1  # the month, three chunks of at most two accounts, the end
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ async def test_whatever_the_downtime_each_month_is_closed_and_each_bill_deducted
         books.steps_left = None
         if cents:
             money = Money(Decimal(cents) / 100, "CNY")
-            await Deductor(books, clock).record_payment(AccountId("late"), money, f"payment-{clock.time.isoformat()}")
+            await collector(books, clock).record_payment(AccountId("late"), money, f"payment-{clock.time.isoformat()}")
         books.steps_left = steps
         for _ in range(2):
             try:

@@ -1,6 +1,5 @@
 """CloseMonth: seal a month, then issue the bills of all accounts with calls in it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -10,6 +9,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Protocol
 
+from metering.billing.lanes import in_lanes
 from metering.billing.months import BillingCalendar, due_date, format_month
 from metering.billing.rating import rate
 from metering.clock import Clock
@@ -19,9 +19,6 @@ from metering.model import AccountId, Bill, BillState, ClosedMonth, Money, Month
 
 ACCOUNTS_PER_CHUNK = 1_000
 """Accounts looked at in one transaction: what is done again after a crash, and what is held in memory."""
-LANES = 2
-"""Chunks that are billed at the same time, each over a connection of its own: one is rated while PostgreSQL reads or
-writes another one."""
 ACCOUNTS_PER_SLICE = 25
 """Accounts rated in one go, in about a millisecond. Calls that are just being recorded wait for no longer."""
 UNRATED_ACCOUNTS_MAX = 1_000
@@ -121,26 +118,15 @@ class MonthCloser:
         return ClosedMonth(billed.bills, billed.totals(), tuple(billed.unrated), already_closed)
 
     async def _bill_all(self, month: Month, now: datetime, billed: "_Billed", *, dry_run: bool) -> None:
-        """Bill all accounts, some at a time, in several lanes."""
-        chunks, turn = self._book.account_ids(ACCOUNTS_PER_CHUNK), asyncio.Lock()
+        """Bill all accounts."""
 
-        async def bill_next_accounts() -> None:
-            while True:
-                async with turn:
-                    account_ids = await anext(chunks, None)
-                if account_ids is None:
-                    return
-                issued, unrated = await self._bill_accounts(month, account_ids, now, dry_run=dry_run)
-                billed.add(issued, unrated)
-                if self._count_issued and not dry_run:
-                    self._count_issued(len(issued))
+        async def bill(account_ids: Sequence[AccountId]) -> None:
+            issued, unrated = await self._bill_accounts(month, account_ids, now, dry_run=dry_run)
+            billed.add(issued, unrated)
+            if self._count_issued and not dry_run:
+                self._count_issued(len(issued))
 
-        try:
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(LANES):
-                    lanes.create_task(bill_next_accounts())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # what stopped one lane has stopped the others
+        await in_lanes(self._book.account_ids(ACCOUNTS_PER_CHUNK), bill)
 
     @retry_conflicts
     async def _bill_accounts(

@@ -1,8 +1,8 @@
 """Deduct and RecordPayment: taking the money for bills, and what that does to the service."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
@@ -12,57 +12,50 @@ from metering.billing.months import BillingCalendar, format_month
 from metering.billing.settlement import Settlement, service_state, settle
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, account_not_found, invalid_field, retry_conflicts
+from metering.loop_load import next_turn
 from metering.model import (
     AccountId,
     Bill,
+    BillState,
+    Booking,
     EntryKind,
     LedgerEntry,
     Money,
     Month,
     ServiceState,
     ServiceStatus,
+    SettlingAccount,
 )
 
 BALANCE_MAX = Decimal(10) ** 18
 """What a google.type.Money can hold, and more than anybody pays."""
 
 
-class LockedAccount(Protocol):
-    """One account, locked until its transaction ends."""
+class LockedAccounts(Protocol):
+    """Some accounts, locked until their transaction ends."""
 
-    account_id: AccountId
-    currency: str
-    balance: Decimal
-    state: ServiceState
+    @property
+    def accounts(self) -> Sequence[SettlingAccount]:
+        """Those of them that there are, as they are before anything is booked."""
 
-    async def payment(self, payment_id: str) -> Decimal | None:
+    async def payment(self, account_id: AccountId, payment_id: str) -> Decimal | None:
         """Return the amount of a payment, None if it was not booked."""
 
-    async def bill(self, month: Month) -> Bill | None:
-        """Return the bill of a month, None if there is none."""
+    async def bills(self, account_id: AccountId, months: Sequence[Month]) -> list[Bill]:
+        """Return the bills of months, as far as there are any, oldest first, with their lines."""
 
-    async def unpaid_bills(self) -> list[Bill]:
-        """Return the bills that are not paid, oldest first."""
+    async def book(self, bookings: Sequence[Booking], now: datetime) -> None:
+        """Append entries to ledgers, and set what they change; once at the most for each account."""
 
-    async def book(
-        self,
-        entries: Sequence[LedgerEntry],
-        bills: Sequence[Bill],
-        balance: Decimal,
-        state: ServiceState,
-        now: datetime,
-    ) -> None:
-        """Append entries to the ledger, and set what they change."""
-
-    async def status(self) -> ServiceStatus:
+    async def status(self, account_id: AccountId) -> ServiceStatus:
         """Return the service status as it is after what was booked."""
 
 
 class Ledger(Protocol):
     """Where accounts are locked."""
 
-    def locked_account(self, account_id: AccountId) -> AbstractAsyncContextManager[LockedAccount | None]:
-        """Lock an account for one transaction; None if there is no such account."""
+    def locked_accounts(self, account_ids: Sequence[AccountId]) -> AbstractAsyncContextManager[LockedAccounts]:
+        """Lock accounts for one transaction, one after the other in sorted order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +65,40 @@ class Deduction:
     bill: Bill
     deducted: Money
     """What this one took."""
-    suspended: bool
-    """This one suspended the account."""
     status: ServiceStatus
 
 
-class Collector:
-    """Takes money for bills. All methods may be repeated; raise MeteringError."""
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What deducting all bills of some accounts came to."""
 
-    def __init__(self, ledger: Ledger, calendar: BillingCalendar, clock: Clock) -> None:
+    bills_paid: int
+    deducted: tuple[Money, ...]
+    accounts_suspended: int
+
+
+class Collector:
+    """Takes money for bills. All methods may be repeated; raise MeteringError.
+
+    Args:
+        ledger: where accounts are locked.
+        calendar: of the billing time zone.
+        clock: the present time.
+        give_way: is awaited between any two pieces of work that take a millisecond or so.
+
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        calendar: BillingCalendar,
+        clock: Clock,
+        give_way: Callable[[], Awaitable[object]] = next_turn,
+    ) -> None:
         self._ledger = ledger
         self._calendar = calendar
         self._clock = clock
+        self._give_way = give_way
 
     @retry_conflicts
     async def deduct(self, account_id: AccountId, month: Month) -> Deduction:
@@ -92,16 +107,38 @@ class Collector:
         From the due date on, what is still outstanding is then overdue, and the account is suspended.
         Raises ACCOUNT_NOT_FOUND, BILL_NOT_FOUND.
         """
-        async with self._locked(account_id) as account:
-            bill = await account.bill(month)
-            if bill is None:
+        async with self._locked(account_id) as (locked, account):
+            bills = await locked.bills(account_id, [month])
+            if not bills:
                 msg = f"{account_id} has no bill for {format_month(month)}; is the month closed?"
                 raise MeteringError(Reason.BILL_NOT_FOUND, msg)
-            before = account.state
-            settlement = await self._settle(account, [bill])
-            (bill,) = settlement.after([bill])
-            suspended = before is ServiceState.ACTIVE and account.state is ServiceState.SUSPENDED
-            return Deduction(bill, Money(settlement.deducted, account.currency), suspended, await account.status())
+            settlement = await self._settle(locked, account, bills)
+            (bill,) = settlement.after(bills)
+            return Deduction(bill, Money(settlement.deducted, account.currency), await locked.status(account_id))
+
+    @retry_conflicts
+    async def deduct_all(self, account_ids: Sequence[AccountId]) -> Collected:
+        """Deduct all unpaid bills of some accounts, each one's oldest first, in one transaction.
+
+        An account that is not there has nothing to deduct.
+        """
+        settled: list[tuple[SettlingAccount, Settlement, Booking]] = []
+        await self._give_way()
+        async with self._ledger.locked_accounts(account_ids) as locked:
+            now = self._clock.now()
+            today = self._calendar.today(now)
+            for account in locked.accounts:
+                settlement = settle(account.balance, account.unpaid_bills, today)
+                settled.append((account, settlement, _booking(account, settlement)))
+            await locked.book([booking for account, _, booking in settled if _changes(account, booking)], now)
+        return Collected(
+            bills_paid=sum(bill.state is BillState.PAID for _, _, booking in settled for bill in booking.bills),
+            deducted=tuple(Money(settlement.deducted, account.currency) for account, settlement, _ in settled),
+            accounts_suspended=sum(
+                account.state is ServiceState.ACTIVE and booking.state is ServiceState.SUSPENDED
+                for account, _, booking in settled
+            ),
+        )
 
     @retry_conflicts
     async def record_payment(self, account_id: AccountId, amount: Money, payment_id: str) -> tuple[bool, list[Bill]]:
@@ -110,9 +147,9 @@ class Collector:
         Returns whether it had been booked before, and the bills that money was taken for.
         Raises ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, PAYMENT_ID_REUSED, INVALID_FIELD.
         """
-        async with self._locked(account_id) as account:
+        async with self._locked(account_id) as (locked, account):
             _check_amount(account, amount)
-            booked = await account.payment(payment_id)
+            booked = await locked.payment(account_id, payment_id)
             if booked is not None and booked != amount.amount:
                 msg = f"payment_id: {payment_id} was booked with {booked} {account.currency}, not {amount.amount}"
                 raise MeteringError(Reason.PAYMENT_ID_REUSED, msg)
@@ -120,32 +157,46 @@ class Collector:
                 return True, []
             if account.balance + amount.amount > BALANCE_MAX:
                 raise invalid_field("amount", f"{amount.amount} is too much; a balance is at most {BALANCE_MAX}")
-            account.balance += amount.amount
             payment = LedgerEntry(EntryKind.PAYMENT, amount.amount, payment_id=payment_id)
-            settlement = await self._settle(account, await account.unpaid_bills(), payment)
-            taken = {entry.bill_month for entry in settlement.entries}
-            return False, [bill for bill in settlement.changed_bills if bill.month in taken]
+            credited = replace(account, balance=account.balance + amount.amount)
+            settlement = await self._settle(locked, credited, account.unpaid_bills, payment)
+            return False, await locked.bills(account_id, [bill.month for bill in settlement.settled_bills])
 
-    async def _settle(self, account: LockedAccount, bills: Sequence[Bill], *payments: LedgerEntry) -> Settlement:
+    async def _settle(
+        self, locked: LockedAccounts, account: SettlingAccount, bills: Sequence[Bill], *payments: LedgerEntry
+    ) -> Settlement:
         """Deduct bills, and suspend or reactivate the account, all in its transaction."""
         now = self._clock.now()
         settlement = settle(account.balance, bills, self._calendar.today(now))
-        state = service_state(settlement.after(await account.unpaid_bills()))
-        if payments or settlement.changed_bills or state != account.state:
-            entries = [*payments, *settlement.entries]
-            await account.book(entries, settlement.changed_bills, settlement.balance, state, now)
-            account.balance, account.state = settlement.balance, state
+        booking = _booking(account, settlement, *payments)
+        if _changes(account, booking):
+            await locked.book([booking], now)
         return settlement
 
     @asynccontextmanager
-    async def _locked(self, account_id: AccountId) -> AsyncIterator[LockedAccount]:
-        async with self._ledger.locked_account(account_id) as account:
-            if account is None:
+    async def _locked(self, account_id: AccountId) -> AsyncIterator[tuple[LockedAccounts, SettlingAccount]]:
+        async with self._ledger.locked_accounts([account_id]) as locked:
+            if not locked.accounts:
                 raise account_not_found(account_id)
-            yield account
+            yield locked, locked.accounts[0]
 
 
-def _check_amount(account: LockedAccount, amount: Money) -> None:
+def _booking(account: SettlingAccount, settlement: Settlement, *payments: LedgerEntry) -> Booking:
+    """Return what a settlement, and payments that were added to the balance before, change on an account."""
+    return Booking(
+        account.account_id,
+        (*payments, *settlement.entries),
+        settlement.changed_bills,
+        settlement.balance,
+        service_state(settlement.after(account.unpaid_bills)),
+    )
+
+
+def _changes(account: SettlingAccount, booking: Booking) -> bool:
+    return bool(booking.entries or booking.bills or booking.state is not account.state)
+
+
+def _check_amount(account: SettlingAccount, amount: Money) -> None:
     """Raise MeteringError unless an amount can be paid into an account."""
     if amount.currency != account.currency:
         msg = f"amount.currency_code: {account.account_id} is in {account.currency}, not {amount.currency!r}"

@@ -3,27 +3,24 @@
 On day 1 and 2, whoever is short is left alone. On day 3, the due date, Deduct suspends who still is.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import groupby
-from operator import itemgetter
+from functools import partial
 from typing import Protocol
 
 from metering.billing.close import MonthCloser
 from metering.billing.deduct import Collector
+from metering.billing.lanes import in_lanes
 from metering.billing.months import DUE_DAY, BillingCalendar, format_month, month_of
 from metering.clock import Clock
 from metering.errors import MeteringError, Reason, TransactionConflictError
-from metering.model import AccountId, BillState, Money, Month, MonthlyRunRecord, RunFailure
+from metering.model import AccountId, Debtor, Money, Month, MonthlyRunRecord, RunFailure
 
-BILLS_PER_READ = 1_000
-"""Unpaid bills that are read together; after each such part it is noted what the run has done."""
-ACCOUNTS_AT_A_TIME = 4
-"""Accounts whose bills are deducted at the same time, each over a connection of its own."""
+ACCOUNTS_PER_CHUNK = 200
+"""Accounts whose bills are deducted in one transaction. After each it is noted what the run has done."""
 LOOK_BACK = timedelta(days=400)
 """How far back it is looked for closed months with accounts that had no price then. Open months are always found."""
 FAILED_RUN_RETRY = timedelta(hours=1)
@@ -51,8 +48,8 @@ class RunBook(Protocol):
     async def months_to_close(self, before: Month, look_back_to: Month) -> list[Month]:
         """Return, oldest first, the months before `before` that are open with usage, or closed with unbilled usage."""
 
-    def unpaid_bills(self, chunk: int) -> AsyncIterator[list[tuple[AccountId, Month]]]:
-        """Return all bills that are not paid, at most `chunk` at a time, an account's oldest first."""
+    def debtors(self, chunk: int) -> AsyncIterator[list[Debtor]]:
+        """Return all accounts with bills that are not paid, sorted, at most `chunk` at a time."""
 
 
 class IssuedBills(Protocol):
@@ -138,9 +135,7 @@ class MonthlyRun:
         for month in await months_to_close(self._book, today):
             await self._close(run, month)
             await self._book.note(run)
-        async for bills in self._book.unpaid_bills(BILLS_PER_READ):
-            await self._deduct_bills(run, bills)
-            await self._book.note(run)
+        await in_lanes(self._noting(run, self._book.debtors(ACCOUNTS_PER_CHUNK)), partial(self._deduct, run))
         run.finished_at = self._clock.now()
         await self._book.note(run)
         log.info(
@@ -173,32 +168,30 @@ class MonthlyRun:
             run.months.append(month)
             log.info("monthly run %d: %s has %d bills", run.run_id, format_month(month), bills)
 
-    async def _deduct_bills(self, run: MonthlyRunRecord, bills: Iterable[tuple[AccountId, Month]]) -> None:
-        """Deduct bills, of some accounts at a time, each account's one after the other."""
-        accounts = (list(of_account) for _, of_account in groupby(bills, itemgetter(0)))
+    async def _noting(
+        self, run: MonthlyRunRecord, chunks: AsyncIterator[Sequence[Debtor]]
+    ) -> AsyncIterator[Sequence[Debtor]]:
+        """Pass chunks on, and before each note what the run has done; one at a time, so that no note is overtaken."""
+        async for debtors in chunks:
+            yield debtors
+            await self._book.note(run)
 
-        async def deduct_next_accounts() -> None:
-            for of_account in accounts:
-                for account_id, month in of_account:
-                    await self._deduct(run, account_id, month)
-
+    async def _deduct(self, run: MonthlyRunRecord, debtors: Sequence[Debtor]) -> None:
+        """Deduct the bills of accounts. What goes wrong with one account does not hold up the others."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(ACCOUNTS_AT_A_TIME):
-                    tasks.create_task(deduct_next_accounts())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # the database is away; nothing else gets out of `_deduct`
-
-    async def _deduct(self, run: MonthlyRunRecord, account_id: AccountId, month: Month) -> None:
-        """Deduct one bill. What goes wrong with one account does not hold up the others."""
-        try:
-            deduction = await self._collector.deduct(account_id, month)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other bills can be deducted
-            await self._note_failure(run, RunFailure(month, account_id, _text(error)), error)
+            collected = await self._collector.deduct_all([debtor.account_id for debtor in debtors])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other accounts' bills can be deducted
+            if len(debtors) == 1:
+                failure = RunFailure(debtors[0].oldest_month, debtors[0].account_id, _text(error))
+                await self._note_failure(run, failure, error)
+                return
+            log.warning("monthly run %d: %d accounts are deducted one by one: %s", run.run_id, len(debtors), error)
+            for debtor in debtors:
+                await self._deduct(run, [debtor])
             return
-        run.bills_paid += deduction.bill.state is BillState.PAID
-        run.accounts_suspended += deduction.suspended
-        _add(run.deducted, [deduction.deducted])
+        run.bills_paid += collected.bills_paid
+        run.accounts_suspended += collected.accounts_suspended
+        _add(run.deducted, collected.deducted)
 
     async def _note_failure(self, run: MonthlyRunRecord, failure: RunFailure, error: Exception) -> None:
         """Note what could not be done; raises DatabaseUnavailableError if the reason is that nothing can be done."""
@@ -209,9 +202,8 @@ class MonthlyRun:
         what = (
             f"the bill of {failure.account_id} could not be deducted" if failure.account_id else "could not be closed"
         )
-        understood = isinstance(
-            error, MeteringError | TransactionConflictError
-        )  # else a defect: who mends it needs more
+        # Anything else is a defect: whoever mends it needs to know where.
+        understood = isinstance(error, MeteringError | TransactionConflictError)
         log.error(
             *("monthly run %d: %s: %s: %s", run.run_id, format_month(failure.month), what, error),
             exc_info=None if understood else error,

@@ -24,6 +24,12 @@ class Settlement:
         """What was taken from the balance."""
         return -sum((entry.amount for entry in self.entries), Decimal(0))
 
+    @property
+    def settled_bills(self) -> list[Bill]:
+        """The bills that money was taken for."""
+        months = {entry.bill_month for entry in self.entries}
+        return [bill for bill in self.changed_bills if bill.month in months]
+
     def after(self, bills: Iterable[Bill]) -> list[Bill]:
         """Return bills of the account as they are now."""
         changed = {bill.month: bill for bill in self.changed_bills}

@@ -21,7 +21,7 @@ from metering.model import (
     BillLine,
     BillLinePart,
     BillState,
-    LedgerEntry,
+    Booking,
     Money,
     Month,
     MonthProgress,
@@ -30,6 +30,7 @@ from metering.model import (
     PricePlan,
     ServiceState,
     ServiceStatus,
+    SettlingAccount,
     month_number,
 )
 from metering.store.accounts import AccountStore, PlansOfAccounts, notify_status_changed, service_status
@@ -66,61 +67,57 @@ _LINE_COLUMNS = (
 log = logging.getLogger(__name__)
 
 
-class LockedAccount:
-    """One account, locked until its transaction ends: what Deduct and RecordPayment change."""
+class LockedAccounts:
+    """Some accounts, locked until their transaction ends: what Deduct and RecordPayment change."""
 
-    def __init__(self, database: Database, connection: "Connection", row: "asyncpg.Record") -> None:
-        self._sql = database.sql
+    def __init__(self, database: Database, connection: "Connection", accounts: list[SettlingAccount]) -> None:
         self._database = database
         self._connection = connection
-        self.account_id: AccountId = row["account_id"]
-        self.currency: str = row["currency"]
-        self.balance: Decimal = row["balance"]
-        self.state = ServiceState(row["state"])
+        self.accounts = accounts
 
-    async def payment(self, payment_id: str) -> Decimal | None:
+    @classmethod
+    async def lock(
+        cls, database: Database, connection: "Connection", account_ids: Sequence[AccountId]
+    ) -> "LockedAccounts":
+        """Lock accounts, and read them with their unpaid bills."""
+        rows = await connection.fetch(database.sql["lock_accounts"], account_ids)
+        return cls(database, connection, await with_unpaid_bills(database, connection, rows))
+
+    async def payment(self, account_id: AccountId, payment_id: str) -> Decimal | None:
         """Return the amount of a payment, None if it was not booked."""
-        amount: Decimal | None = await self._connection.fetchval(self._sql["payment"], self.account_id, payment_id)
+        amount: Decimal | None = await self._connection.fetchval(self._database.sql["payment"], account_id, payment_id)
         return amount
 
-    async def bill(self, month: Month) -> Bill | None:
-        """Return the bill of a month with its lines, None if there is none."""
-        return await read_bill(self._database, self._connection, self.account_id, month)
+    async def bills(self, account_id: AccountId, months: Sequence[Month]) -> list[Bill]:
+        """Return the bills of months, as far as there are any, oldest first, with their lines."""
+        return await read_bills(self._database, self._connection, account_id, months)
 
-    async def unpaid_bills(self) -> list[Bill]:
-        """Return the bills that are not paid, oldest first, with their lines."""
-        rows = await self._connection.fetch(self._sql["unpaid_bills"], self.account_id)
-        return await _with_lines(self._database, self._connection, self.account_id, rows)
+    async def book(self, bookings: Sequence[Booking], now: datetime) -> None:
+        """Append entries to ledgers, and set what they change: bills, balances and states."""
+        if not bookings:
+            return
+        account_ids = [booking.account_id for booking in bookings]
+        if any(booking.entries for booking in bookings):
+            last = dict(map(tuple, await self._fetch("last_entry_ids", account_ids)))
+            entries = [
+                (each.account_id, last[each.account_id] + number, kind, amount, payment_id, bill_month)
+                for each in bookings
+                for number, (kind, amount, payment_id, bill_month) in enumerate(each.entries, 1)
+            ]
+            await self._fetch("append_ledger_entries", *zip(*entries, strict=True), now)
+        bills = [(each.account_id, bill.month, bill.state, bill.deducted) for each in bookings for bill in each.bills]
+        if bills:
+            await self._fetch("change_bills", *zip(*bills, strict=True))
+        changes = [(each.account_id, each.state, each.balance) for each in bookings]
+        await self._fetch("change_accounts", *zip(*changes, strict=True))
+        await notify_status_changed(self._database, self._connection, account_ids)
 
-    async def book(
-        self,
-        entries: Sequence[LedgerEntry],
-        bills: Sequence[Bill],
-        balance: Decimal,
-        state: ServiceState,
-        now: datetime,
-    ) -> None:
-        """Append entries to the ledger, and set what they change: bills, balance and state."""
-        for entry in entries:
-            await self._connection.execute(
-                self._sql["append_ledger_entry"],
-                self.account_id,
-                entry.kind,
-                entry.amount,
-                entry.payment_id,
-                entry.bill_month,
-                now,
-            )
-        for bill in bills:
-            await self._connection.execute(
-                self._sql["change_bill"], self.account_id, bill.month, bill.state, bill.deducted
-            )
-        await self._connection.execute(self._sql["change_account"], self.account_id, state, balance)
-        await notify_status_changed(self._database, self._connection, [self.account_id])
-
-    async def status(self) -> ServiceStatus:
+    async def status(self, account_id: AccountId) -> ServiceStatus:
         """Return the service status as it is after what was booked."""
-        return service_status((await self._connection.fetch(self._sql["service_statuses"], [self.account_id]))[0])
+        return service_status((await self._fetch("service_statuses", [account_id]))[0])
+
+    async def _fetch(self, query: str, *args: object) -> list["asyncpg.Record"]:
+        return await self._connection.fetch(self._database.sql[query], *args)
 
 
 class UnbilledAccounts:
@@ -202,11 +199,10 @@ class BillStore:
         self._give_way = give_way
 
     @asynccontextmanager
-    async def locked_account(self, account_id: AccountId) -> AsyncIterator[LockedAccount | None]:
-        """Lock an account for one transaction; None if there is no such account."""
+    async def locked_accounts(self, account_ids: Sequence[AccountId]) -> AsyncIterator[LockedAccounts]:
+        """Lock accounts for one transaction, one after the other in sorted order."""
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(self._database.sql["lock_account"], account_id)
-            yield None if row is None else LockedAccount(self._database, connection, row)
+            yield await LockedAccounts.lock(self._database, connection, account_ids)
 
     async def bill(self, account_id: AccountId, month: Month) -> Bill | None:
         """Return a bill with its lines, None if there is none."""
@@ -313,9 +309,35 @@ async def with_earlier_calls(
 
 async def read_bill(database: Database, connection: "Connection", account_id: AccountId, month: Month) -> Bill | None:
     """Return a bill with its lines, None if there is none."""
-    rows = await connection.fetch(database.sql["bill"], account_id, month)
-    bills = await _with_lines(database, connection, account_id, rows)
+    bills = await read_bills(database, connection, account_id, [month])
     return bills[0] if bills else None
+
+
+async def read_bills(
+    database: Database, connection: "Connection", account_id: AccountId, months: Sequence[Month]
+) -> list[Bill]:
+    """Return the bills of months, as far as there are any, oldest first, with their lines."""
+    rows = await connection.fetch(database.sql["bills"], account_id, months)
+    return await _with_lines(database, connection, account_id, rows)
+
+
+async def with_unpaid_bills(
+    database: Database, connection: "Connection", accounts: Sequence["asyncpg.Record"]
+) -> list[SettlingAccount]:
+    """Make accounts of rows with their balances, and read their unpaid bills."""
+    unpaid: dict[AccountId, list[Bill]] = {row["account_id"]: [] for row in accounts}
+    for bill in await connection.fetch(database.sql["unpaid_bills"], list(unpaid)):
+        unpaid[bill["account_id"]].append(bill_of_row(bill))
+    return [
+        SettlingAccount(
+            row["account_id"],
+            row["currency"],
+            row["balance"],
+            ServiceState(row["state"]),
+            tuple(unpaid[row["account_id"]]),
+        )
+        for row in accounts
+    ]
 
 
 async def _with_lines(

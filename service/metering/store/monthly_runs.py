@@ -1,23 +1,14 @@
 """The table monthly_runs, and what the monthly run has to look at."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from metering.model import (
-    AccountId,
-    Bill,
-    Month,
-    MonthlyRunRecord,
-    Page,
-    RunFailure,
-    ServiceState,
-    SettlingAccount,
-)
-from metering.store.bills import bill_of_row
+from metering.model import AccountId, Debtor, Month, MonthlyRunRecord, Page, RunFailure, SettlingAccount
+from metering.store.bills import with_unpaid_bills
 from metering.store.database import Database
 from metering.store.page_token import decode_page_token, encode_page_token
 
@@ -88,31 +79,18 @@ class MonthlyRunStore:
                 months.add(used)
         return sorted(months)
 
-    async def unpaid_bills(self, chunk: int) -> AsyncIterator[list[tuple[AccountId, Month]]]:
-        """Return all bills that are not paid, at most `chunk` at a time, ordered by account, then month."""
-        account_id, month = "", date.min
-        while rows := await self._database.fetch("unpaid_bills_after", account_id, month, chunk):
-            account_id, month = rows[-1]["account_id"], rows[-1]["month"]
-            yield [(row["account_id"], row["month"]) for row in rows]
+    async def debtors(self, chunk: int) -> AsyncIterator[list[Debtor]]:
+        """Return all accounts with bills that are not paid, sorted, at most `chunk` at a time."""
+        after = ""
+        while rows := await self._database.fetch("debtors_after", after, chunk):
+            yield [Debtor(**row) for row in rows]
+            after = rows[-1]["account_id"]
 
-    async def accounts_to_settle(self, after: AccountId, chunk: int) -> Sequence[SettlingAccount]:
+    async def accounts_to_settle(self, after: AccountId, chunk: int) -> list[SettlingAccount]:
         """Return the next accounts after `after`, with their balances and unpaid bills; none: there are no more."""
-        sql = self._database.sql
         async with self._database.snapshot() as connection:
-            rows = await connection.fetch(sql["accounts_to_settle"], after, chunk)
-            unpaid: dict[AccountId, list[Bill]] = {row["account_id"]: [] for row in rows}
-            for bill in await connection.fetch(sql["unpaid_bills_of_accounts"], list(unpaid)):
-                unpaid[bill["account_id"]].append(bill_of_row(bill))
-        return [
-            SettlingAccount(
-                row["account_id"],
-                row["currency"],
-                row["balance"],
-                ServiceState(row["state"]),
-                tuple(unpaid[row["account_id"]]),
-            )
-            for row in rows
-        ]
+            rows = await connection.fetch(self._database.sql["accounts_to_settle"], after, chunk)
+            return await with_unpaid_bills(self._database, connection, rows)
 
 
 def _run(row: "asyncpg.Record") -> MonthlyRunRecord:

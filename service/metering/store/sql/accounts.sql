@@ -5,20 +5,9 @@ VALUES ($1, $2, $3)
 ON CONFLICT (account_id) DO NOTHING
 RETURNING true AS activated;
 
--- lock_account --
--- One account, locked until the transaction ends.
-SELECT account_id, currency, state, balance, status_version, activated_at
-FROM accounts
-WHERE account_id = $1
-FOR UPDATE;
-
 -- account --
 -- One account.
 SELECT account_id, currency, state, balance, status_version, activated_at FROM accounts WHERE account_id = $1;
-
--- change_account --
--- Sets state and balance of account $1, which is locked, and counts its status up.
-UPDATE accounts SET state = $2, balance = $3, status_version = status_version + 1 WHERE account_id = $1;
 
 -- service_statuses --
 -- State, what is outstanding and what is overdue of the given accounts; unknown ones are left out.

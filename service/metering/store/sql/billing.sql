@@ -45,8 +45,12 @@ SELECT account_id FROM bills WHERE account_id = ANY ($1::text[]) AND month = $2;
 SELECT account_id, currency FROM accounts WHERE account_id = ANY ($1::text[]);
 
 -- lock_accounts --
--- As currencies; locks the accounts one after the other in sorted order, until the transaction ends.
-SELECT account_id, currency FROM accounts WHERE account_id = ANY ($1::text[]) ORDER BY account_id FOR UPDATE;
+-- The given accounts, sorted; locks one after the other in this order, until the transaction ends.
+SELECT account_id, currency, balance, state
+FROM accounts
+WHERE account_id = ANY ($1::text[])
+ORDER BY account_id
+FOR UPDATE;
 
 -- bump_status_versions --
 -- Counts the status of the given accounts up: what is outstanding has changed.
@@ -56,20 +60,20 @@ UPDATE accounts SET status_version = status_version + 1 WHERE account_id = ANY (
 -- How many bills month $1 has, and their totals, per currency.
 SELECT currency, count(*) AS bills, sum(total) AS total FROM bills WHERE month = $1 GROUP BY currency ORDER BY currency;
 
--- bill --
--- The bill of account $1 for month $2.
+-- bills --
+-- The bills of account $1 for the months $2, oldest first.
 SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
 FROM bills
 LEFT JOIN bill_digests USING (account_id, month)
-WHERE account_id = $1 AND month = $2;
+WHERE account_id = $1 AND month = ANY ($2::date[])
+ORDER BY month;
 
 -- unpaid_bills --
--- What account $1 has not paid yet, oldest first.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date, digest AS calls_digest
+-- What the given accounts have not paid yet, oldest first.
+SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
 FROM bills
-LEFT JOIN bill_digests USING (account_id, month)
-WHERE account_id = $1 AND state <> 'PAID'
-ORDER BY month;
+WHERE account_id = ANY ($1::text[]) AND state <> 'PAID'
+ORDER BY account_id, month;
 
 -- list_bills --
 -- Bills of account $1 before month $2, newest first, at most $3.
@@ -95,18 +99,35 @@ FROM bill_lines
 WHERE account_id = $1 AND occurred_month >= $2 AND occurred_month < coalesce(
     (SELECT min(from_month) FROM price_plan_assignments WHERE account_id = $1 AND from_month > $2), 'infinity');
 
--- change_bill --
--- Sets state and deducted amount of a bill of account $1, which is locked.
-UPDATE bills SET state = $3, deducted = $4 WHERE account_id = $1 AND month = $2;
+-- change_bills --
+-- Sets state and deducted amount of bills ($1, $2: account and month) of accounts that are locked.
+UPDATE bills SET state = change.state, deducted = change.deducted
+FROM unnest($1::text[], $2::date[], $3::text[], $4::numeric[]) AS change (account_id, month, state, deducted)
+WHERE bills.account_id = change.account_id AND bills.month = change.month;
+
+-- change_accounts --
+-- Sets state and balance of accounts, which are locked, and counts their status up.
+UPDATE accounts SET state = change.state, balance = change.balance, status_version = status_version + 1
+FROM unnest($1::text[], $2::text[], $3::numeric[]) AS change (account_id, state, balance)
+WHERE accounts.account_id = change.account_id;
 
 -- payment --
 -- The amount of payment $2 of account $1, if it was booked.
 SELECT amount FROM ledger_entries WHERE account_id = $1 AND payment_id = $2;
 
--- append_ledger_entry --
--- Appends an entry to the ledger of account $1, which is locked.
+-- last_entry_ids --
+-- The number of the last entry in the ledger of each of the given accounts, 0 if there is none.
+SELECT accounts.account_id, coalesce(last.entry_id, 0) AS entry_id
+FROM accounts
+LEFT JOIN LATERAL (
+    SELECT max(entry_id) AS entry_id FROM ledger_entries WHERE ledger_entries.account_id = accounts.account_id
+) AS last ON true
+WHERE accounts.account_id = ANY ($1::text[]);
+
+-- append_ledger_entries --
+-- Appends entries to the ledgers of accounts, which are locked.
 INSERT INTO ledger_entries (account_id, entry_id, kind, amount, payment_id, bill_month, created_at)
-SELECT $1, coalesce(max(entry_id), 0) + 1, $2, $3, $4, $5, $6 FROM ledger_entries WHERE account_id = $1;
+SELECT *, $7 FROM unnest($1::text[], $2::bigint[], $3::text[], $4::numeric[], $5::text[], $6::date[]);
 
 -- install --
 -- Notes what this database is set up for, once.

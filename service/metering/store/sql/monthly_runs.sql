@@ -44,21 +44,15 @@ SELECT least(
 -- The months that are closed, when they were, and whether all their usage is billed.
 SELECT month, closed_at, billed_at IS NOT NULL AS billed FROM months;
 
--- unpaid_bills_after --
--- Bills that are not paid yet and whose state may change, after (account $1, month $2), at most $3.
-SELECT account_id, month
+-- debtors_after --
+-- The next $2 accounts after account $1 with bills that are not paid, and the month of each one's oldest.
+SELECT account_id, min(month) AS oldest_month
 FROM bills
-WHERE state <> 'PAID' AND (account_id, month) > ($1::text, $2::date)
-ORDER BY account_id, month
-LIMIT $3;
+WHERE state <> 'PAID' AND account_id > $1
+GROUP BY account_id
+ORDER BY account_id
+LIMIT $2;
 
 -- accounts_to_settle --
 -- The next $2 accounts after account $1, with their balances.
 SELECT account_id, currency, balance, state FROM accounts WHERE account_id > $1 ORDER BY account_id LIMIT $2;
-
--- unpaid_bills_of_accounts --
--- What the given accounts have not paid yet, oldest first.
-SELECT account_id, month, currency, state, total, deducted, issued_at, due_date
-FROM bills
-WHERE account_id = ANY ($1::text[]) AND state <> 'PAID'
-ORDER BY account_id, month;
