@@ -9,7 +9,7 @@ Runs that found them (`make torture SECONDS=… SEED=… ARGS='--defect …'`; a
     tell-no-status                  SECONDS=120 SEED=830002; not SECONDS=50 SEED=820004
     close-without-seal              not SECONDS=50 SEED=820002, for the window is some milliseconds; the simulation
                                     finds it each time
-    pay-again-after-lost-reply      not run to its end yet
+    pay-again-after-lost-reply      SECONDS=60 SEED=830011
 """
 
 import asyncio
