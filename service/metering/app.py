@@ -209,11 +209,11 @@ class App:
                     ),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._gauge(recorder, feed, statuses, load)),
-                    "book gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_books(gauges, bills)),
+                    "book gauges": self._figures("book gauges", lambda: self._gauge_books(gauges, bills)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
-                    "sender gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_senders(sender_store)),
-                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, lambda: self._gauge_audit(passes)),
+                    "sender gauges": self._figures("sender gauges", lambda: self._gauge_senders(sender_store)),
+                    "audit gauges": self._figures("audit gauges", lambda: self._gauge_audit(passes)),
                 }
                 if self._settings.audit_interval_h:
                     periodic["audit"] = AUDIT_INTERVAL_S, lambda: self._going_on("audit", audit.step_if_due)
@@ -285,6 +285,12 @@ class App:
     async def _fold(self, calls: CallStore) -> None:
         while await calls.fold(FOLDED_DELTAS_MAX) == FOLDED_DELTAS_MAX:
             pass
+
+    def _figures(
+        self, name: str, tell: Callable[[], Awaitable[object]]
+    ) -> tuple[float, Callable[[], Awaitable[object]]]:
+        """Return how often figures are told, and what tells them: should they not be tellable, nothing ends for it."""
+        return BOOK_GAUGES_INTERVAL_S, lambda: self._going_on(name, tell)
 
     @staticmethod
     async def _going_on(name: str, do: Callable[[], Awaitable[object]]) -> None:
