@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from metering.access.feed import StatusFeed
 from metering.access.statuses import Statuses
-from metering.background import every, wait_for_database
+from metering.background import every, going_on, wait_for_database
 from metering.billing.accounts import AccountKeeper
 from metering.billing.audit import Auditor
 from metering.billing.close import MonthCloser
@@ -21,7 +21,7 @@ from metering.billing.monthly_run import MonthlyRun
 from metering.billing.months import BillingCalendar
 from metering.billing.run_preview import RunPreview
 from metering.clock import Clock, SystemClock
-from metering.errors import DatabaseUnavailableError, TransactionConflictError, UnsuitableDatabaseError
+from metering.errors import DatabaseUnavailableError, UnsuitableDatabaseError
 from metering.gauges import BookGauges, WorkerGauges
 from metering.loop_load import GiveWay, LoopLoad
 from metering.metrics import Metrics
@@ -195,20 +195,17 @@ class App:
                     "folder": (FOLD_INTERVAL_S, lambda: self._fold(calls)),
                     "partitions": (PARTITION_INTERVAL_S, lambda: self._prepare_days(calls)),
                     "partitions told": (PARTITIONS_TOLD_INTERVAL_S, calls.tell_of_partitions),
-                    "monthly run": (
-                        MONTHLY_RUN_INTERVAL_S,
-                        lambda: self._going_on("monthly run", monthly_run.run_if_due),
-                    ),
+                    "monthly run": (MONTHLY_RUN_INTERVAL_S, going_on("monthly run", monthly_run.run_if_due)),
                     "rejected calls": (PURGE_INTERVAL_S, retrier.purge),
                     "gauges": (GAUGES_INTERVAL_S, lambda: self._turn(worker_gauges)),
-                    "book gauges": (BOOK_GAUGES_INTERVAL_S, book_gauges.tell_books),
+                    "book gauges": (BOOK_GAUGES_INTERVAL_S, going_on("book gauges", book_gauges.tell_books)),
                     "senders": (SENDERS_INTERVAL_S, senders.write),
                     "reload": (RELOAD_INTERVAL_S, lambda: self._reload(protection)),
-                    "sender gauges": (BOOK_GAUGES_INTERVAL_S, book_gauges.tell_senders),
-                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, book_gauges.tell_audit),
+                    "sender gauges": (BOOK_GAUGES_INTERVAL_S, going_on("sender gauges", book_gauges.tell_senders)),
+                    "audit gauges": (BOOK_GAUGES_INTERVAL_S, going_on("audit gauges", book_gauges.tell_audit)),
                 }
                 if self._settings.audit_interval_h:
-                    periodic["audit"] = AUDIT_INTERVAL_S, lambda: self._going_on("audit", audit.step_if_due)
+                    periodic["audit"] = AUDIT_INTERVAL_S, going_on("audit", audit.step_if_due)
                 background = [tasks.create_task(every(name, *each), name=name) for name, each in periodic.items()]
                 background.append(tasks.create_task(feed.run(), name="status feed"))
                 health = tasks.create_task(self._watch_health(database, recorder, server), name="health")
@@ -277,16 +274,6 @@ class App:
     async def _fold(self, calls: CallStore) -> None:
         while await calls.fold(FOLDED_DELTAS_MAX) == FOLDED_DELTAS_MAX:
             pass
-
-    @staticmethod
-    async def _going_on(name: str, do: Callable[[], Awaitable[object]]) -> None:
-        """Do something that recording does not stop for, whatever goes wrong with it."""
-        try:
-            await do()
-        except (DatabaseUnavailableError, TransactionConflictError):
-            raise
-        except Exception:
-            log.exception("the %s failed, and is tried again within a minute; recording goes on", name)
 
     async def _reload(self, protection: Protection) -> None:
         """Read again what has changed of the files that say who may come in."""

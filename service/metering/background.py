@@ -48,3 +48,17 @@ async def every(name: str, interval_s: float, do: Callable[[], Awaitable[object]
             log.log(logging.DEBUG if failed else logging.WARNING, "%s put off: %s", name, error)
             failed = True
         await asyncio.sleep(interval_s)
+
+
+def going_on(name: str, do: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+    """Return what does something that recording does not stop for, whatever goes wrong with it."""
+
+    async def done() -> None:
+        try:
+            await do()
+        except (DatabaseUnavailableError, TransactionConflictError):
+            raise
+        except Exception:
+            log.exception("the %s failed, and is tried again within a minute; recording goes on", name)
+
+    return done

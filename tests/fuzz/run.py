@@ -156,7 +156,11 @@ class Fuzzing:
             path = f"/{method.containing_service.full_name}/{method.name}"
             message = self._maker.make(method.input_type, 0.3).SerializeToString()
             target = self._service.target if self._rng.random() < 0.8 else http
-            await say(target, conversation(path, message, self._rng), close=self._rng.random() < 0.5)
+            try:
+                await say(target, conversation(path, message, self._rng), close=self._rng.random() < 0.5)
+            except ConnectionRefusedError:  # it has just ended, which is seen a little later, or it is deaf
+                self._outcome.wrong(f"{target} refuses connections")
+                await asyncio.sleep(1)
             self._outcome.connections += 1
 
 

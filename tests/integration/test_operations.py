@@ -13,11 +13,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from metering import operations_http
+from metering.store.senders import SenderStore
 from tests.conftest import ServiceProcesses
 from tests.support.command import metering
 from tests.support.processes import ServiceProcess
 from tests.support.service import FakeClock, Service
-from tests.support.waiting import LONG_S
+from tests.support.waiting import LONG_S, until
 
 UnknownMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
@@ -45,6 +46,19 @@ async def test_metrics_and_probes_are_served(processes: ServiceProcesses, worker
     assert sum(handled) >= 6
     assert float(samples["metering_ready"]) == 1
     assert float(samples["metering_workers"]) == workers
+
+
+async def test_figures_that_cannot_be_told_end_nothing(
+    database_url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_store: SenderStore, _since: datetime) -> None:
+        raise OverflowError
+
+    monkeypatch.setattr(SenderStore, "gauges", fail)
+    async with Service(database_url, clock) as service:
+        await until(lambda: "the sender gauges failed" in caplog.text)
+        await service.activate("acme")
+        assert not (await service.record(service.call("acme"))).duplicate
 
 
 async def test_who_speaks_slowly_to_the_metrics_port_is_hung_up_on_and_keeps_nobody_waiting(

@@ -10,6 +10,7 @@ import pytest
 
 from faceid_metering import ClientConfig, MeteringClient
 from metering.model import SenderState
+from metering.recording.senders import NUMBERS_MAX
 from metering.store.database import Database
 from metering.store.senders import SenderGauges, SenderStore
 from tests.support.service import FakeClock, Service
@@ -83,3 +84,15 @@ async def test_gaps_that_are_too_many_are_forgotten_but_what_was_missing_in_them
 
     await store.forget(NOW + timedelta(days=1), LONG_AGO)
     assert await store.gauges(LONG_AGO) == [SenderGauges("LIVE", 2, 24)], "senders with losses are kept"
+
+
+async def test_numbers_at_the_end_of_their_type_do_not_end_the_service_that_counts_what_is_missing(
+    store: SenderStore,
+) -> None:
+    ranges = (1, 2), (NUMBERS_MAX - 9, NUMBERS_MAX)
+    await store.note([sender(uuid4(), *ranges, numbers=NUMBERS_MAX) for _ in range(4)])
+    for _ in range(2):
+        assert await store.gauges(LONG_AGO) == [SenderGauges("LIVE", 4, 2**63 - 1)]
+        await store.forget_gaps(1)
+    await store.note([sender(uuid4(), (1, 2), numbers=NUMBERS_MAX)])
+    assert await store.gauges(LONG_AGO) == [SenderGauges("LIVE", 5, 2**63 - 1)]

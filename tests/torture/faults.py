@@ -202,7 +202,7 @@ async def _connected(cluster: Cluster) -> AsyncIterator["asyncpg.Connection[asyn
         yield None
         return
     try:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             yield connection
     finally:
         connection.terminate()

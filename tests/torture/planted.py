@@ -1,4 +1,16 @@
-"""Defects of the kind that the torture is there to find, planted on purpose to see that it does."""
+"""Defects of the kind that the torture is there to find, planted on purpose to see that it does.
+
+Runs that found them (`make torture SECONDS=… SEED=… ARGS='--defect …'`; a seed may need several runs):
+
+    acknowledge-before-commit       a run whose seed was not kept
+    acknowledge-when-unavailable    SECONDS=45 SEED=810001
+    count-repeats                   SECONDS=45 SEED=810002
+    count-again-after-lost-reply    SECONDS=50 SEED=820001
+    tell-no-status                  SECONDS=120 SEED=830002; not SECONDS=50 SEED=820004
+    close-without-seal              not SECONDS=50 SEED=820002, for the window is some milliseconds; the simulation
+                                    finds it each time
+    pay-again-after-lost-reply      SECONDS=60 SEED=830011
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -13,9 +13,9 @@ ON CONFLICT (sender_id) DO UPDATE SET
 -- forget_gaps --
 -- Keeps the $1 highest ranges of each sender. What is missing below them is counted, and its place forgotten.
 UPDATE senders SET
-    missing = missing + cut.low - 1
+    missing = (missing::numeric + cut.low - 1
         - (SELECT coalesce(sum(upper(span) - lower(span)), 0)
-            FROM unnest(arrived * int8multirange(int8range(1, cut.low))) AS span)::bigint,
+            FROM unnest(arrived * int8multirange(int8range(1, cut.low))) AS span))::bigint,
     arrived = arrived + int8multirange(int8range(1, cut.low))
 FROM (
     SELECT sender_id,
@@ -27,8 +27,10 @@ FROM (
 WHERE senders.sender_id = cut.sender_id;
 
 -- sender_gauges --
--- How many senders there are in each state, and how many of their numbers have not arrived; silent since $1.
-SELECT state, count(*) AS senders, coalesce(sum(missing + numbers - arrived_calls), 0)::bigint AS missing_calls
+-- How many senders there are in each state, and how many of their numbers have not arrived; silent since $1. Senders may
+-- say any numbers, and all together more than a bigint holds.
+SELECT state, count(*) AS senders,
+    least(coalesce(sum(missing::numeric + numbers - arrived_calls), 0), 9223372036854775807)::bigint AS missing_calls
 FROM (
     SELECT CASE WHEN closed THEN 'CLOSED' WHEN seen_at < $1 THEN 'SILENT' ELSE 'LIVE' END AS state, numbers, missing,
         (SELECT coalesce(sum(upper(span) - lower(span)), 0) FROM unnest(arrived) AS span) AS arrived_calls
