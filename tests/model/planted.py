@@ -4,7 +4,7 @@ import inspect
 from pydoc import locate
 from textwrap import dedent
 from types import CodeType, FunctionType, MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -28,8 +28,8 @@ class Bug(NamedTuple):
             changed = MappingProxyType({**queries, query: self._changed(queries[query])})
             monkeypatch.setattr(database, "load_queries", lambda: changed)
             return
-        function = locate(f"metering.{self.place}")
-        function = inspect.unwrap(getattr(function, "__func__", function))
+        located: Any = locate(f"metering.{self.place}")
+        function = inspect.unwrap(getattr(located, "__func__", located))
         assert isinstance(function, FunctionType)
         # In its place, so that it is the same for whoever has imported it by name.
         monkeypatch.setattr(function, "__code__", self._code(function))
