@@ -56,6 +56,9 @@ bench-close-meanwhile: .venv/.installed ## Measure recording while a month is cl
 bench-audit: .venv/.installed ## Measure the audit: ARGS='--accounts 10000'
 	@exec .venv/bin/python -m tests.benchmarks.audit $(ARGS)
 
+bench-listing: .venv/.installed ## Measure an export of calls: ARGS='--calls 10000000'
+	@exec .venv/bin/python -m tests.benchmarks.listing $(ARGS)
+
 bench-grpcio: .venv/.installed ## Measure releases of grpcio side by side: VERSIONS="1.76.0 1.80.0"
 	@exec .venv/bin/python -m tests.benchmarks.grpcio_versions $(VERSIONS) $(ARGS)
 

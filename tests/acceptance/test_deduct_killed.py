@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 LAST_MONTH = datetime.now(UTC).replace(day=1, hour=0) - timedelta(days=5)
 MONTH = LAST_MONTH.strftime("%Y-%m")
-ACCOUNTS = 30 * ACCOUNTS_PER_CHUNK
+ACCOUNTS = 15 * ACCOUNTS_PER_CHUNK
 KILLS = 5
-KILLED_WITHIN_S = 0.6
+KILLED_WITHIN_S = 0.4
 TOTALS = {1: Decimal("0.01"), 2: Decimal("0.03"), 3: Decimal("0.04")}
 """What so many calls come to, at 0.0125 each."""
 PAID = [Decimal(0), Decimal("0.01"), Decimal("0.03"), Decimal(10)]

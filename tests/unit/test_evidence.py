@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceid.metering.v1.resources_pb2 import Bill, BillLine
+from faceid.metering.v1.metering_service_pb2 import ListCallsResponse
+from faceid.metering.v1.resources_pb2 import Bill, BillLine, CallRecord, RecordedCall
 from faceid_metering import evidence, to_money
-from faceid_metering.evidence import CallFileError, ListedCall, calls_digest, read_calls, verify_bill, write_calls
-from faceid_metering.evidence.files import _COLUMNS
+from faceid_metering.evidence import (
+    CallFileError,
+    ListedCall,
+    calls_digest,
+    export_calls,
+    read_calls,
+    verify_bill,
+    write_calls,
+)
+from faceid_metering.evidence.files import COLUMNS
 
 DOCS = Path(__file__).parents[2] / "docs" / "billing.md"
 NAMES = st.text("ABCxyz019._:@/-", min_size=1, max_size=64)
@@ -62,7 +72,7 @@ def test_the_digest_does_not_depend_on_the_order_of_the_calls(
 @given(st.lists(CALLS, min_size=1, max_size=10), st.data())
 def test_every_change_of_a_single_field_changes_the_digest(calls: list[ListedCall], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(calls) - 1))
-    field = data.draw(st.sampled_from(_COLUMNS[:6]))
+    field = data.draw(st.sampled_from(COLUMNS[:6]))
     value = getattr(data.draw(CALLS), field)
     changed = [*calls]
     changed[place] = calls[place]._replace(**{field: value})
@@ -169,6 +179,87 @@ def test_an_export_that_fails_leaves_nothing_and_harms_nothing(tmp_path: Path, e
     assert list(read_calls(file)) == [call(1)]
 
 
+def pages_of(numbers: list[int], size: int, token: str = "") -> list[ListCallsResponse]:
+    """Return pages of calls with these numbers, those after a token, which is the number of the last one before."""
+    left = [number for number in numbers if not token or number > int(token)]
+    pages = []
+    for start in range(0, len(left), size):
+        page = ListCallsResponse(next_page_token=str(left[start : start + size][-1]))
+        for each in map(call, left[start : start + size]):
+            record = CallRecord(account_id=each.account_id, api=each.api, call_id=each.call_id)
+            record.occurred_at.FromMicroseconds(each.occurred_us)
+            recorded = RecordedCall(call=record, occurred_on=each.occurred_on, billing_month=each.billing_month)
+            recorded.recorded_at.FromMicroseconds(each.recorded_us)
+            page.calls.append(recorded)
+        pages.append(page)
+    return pages
+
+
+NUMBERS = list(range(60))
+
+
+def interrupted_export(file: Path, size: int, pages: int) -> int:
+    """Write some pages; return how many calls are in the file then."""
+    with suppress(KeyboardInterrupt), export_calls(file, "acme", "2026-10") as export:
+        for page in pages_of(NUMBERS, size, export.place.page_token)[:pages]:
+            export.add(page)
+        raise KeyboardInterrupt
+    return export.place.calls
+
+
+@settings(deadline=None)
+@given(stops=st.lists(st.integers(0, 40), max_size=4), torn=st.binary(max_size=50), size=st.integers(1, 5))
+def test_an_interrupted_export_goes_on_after_its_last_whole_page(
+    tmp_path_factory: pytest.TempPathFactory, stops: list[int], torn: bytes, size: int
+) -> None:
+    file = tmp_path_factory.mktemp("calls") / "calls.csv"
+    part = file.with_name("calls.csv.part")
+    calls = 0
+    for stop in stops:
+        calls = min(calls + stop * size, len(NUMBERS))
+        assert interrupted_export(file, size, stop) == calls
+        assert not file.exists()
+        part.write_bytes(part.read_bytes() + torn)  # what was being written when it was killed
+    with export_calls(file, "acme", "2026-10") as export:
+        for page in pages_of(NUMBERS, size, export.place.page_token):
+            export.add(page)
+    assert list(read_calls(file)) == [call(number) for number in NUMBERS]
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    "change", ["another account", "another month", "a damaged note", "a part that is gone", "a part that is too short"]
+)
+def test_an_export_that_cannot_go_on_begins_anew(tmp_path: Path, change: str) -> None:
+    file, part, note = (tmp_path / f"calls.csv{ending}" for ending in ("", ".part", ".part.place"))
+    assert interrupted_export(file, size=10, pages=1) == 10
+    if change == "a damaged note":
+        note.write_text(note.read_text()[:-5])
+    elif change == "a part that is gone":
+        part.unlink()
+    elif change == "a part that is too short":
+        part.write_bytes(part.read_bytes()[:-1])
+    account_id = "zenith" if change == "another account" else "acme"
+    with export_calls(file, account_id, "2026-11" if change == "another month" else "2026-10") as export:
+        assert (export.place.calls, export.place.page_token) == (0, "")
+        for page in pages_of(NUMBERS[5:], 10):
+            export.add(page)
+    assert list(read_calls(file)) == [call(number) for number in NUMBERS[5:]]
+
+
+def test_a_page_that_could_not_be_written_whole_is_not_counted(tmp_path: Path) -> None:
+    file = tmp_path / "calls.csv"
+    first, second = pages_of(NUMBERS[:20], 10)
+    second.calls[5].occurred_on = "2026-10-1\N{FULLWIDTH DIGIT FIVE}"  # no ASCII
+    with suppress(UnicodeEncodeError), export_calls(file, "acme", "2026-10") as export:
+        export.add(first)
+        export.add(second)
+    with export_calls(file, "acme", "2026-10") as export:
+        assert (export.place.calls, export.place.page_token) == (10, "9")
+        export.add(pages_of(NUMBERS[:20], 10, export.place.page_token)[0])
+    assert list(read_calls(file)) == [call(number) for number in NUMBERS[:20]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -184,7 +275,7 @@ def test_an_export_that_fails_leaves_nothing_and_harms_nothing(tmp_path: Path, e
 )
 def test_a_file_that_is_none_of_ours_is_told_plainly(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     file = tmp_path / name
-    file.write_bytes(content.replace(b"%s", ",".join(_COLUMNS).encode()))
+    file.write_bytes(content.replace(b"%s", ",".join(COLUMNS).encode()))
     with pytest.raises(CallFileError, match=said):
         list(read_calls(file))
 

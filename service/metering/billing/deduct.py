@@ -84,7 +84,7 @@ class Collector:
         ledger: where accounts are locked.
         calendar: of the billing time zone.
         clock: the present time.
-        give_way: is awaited between any two pieces of work that take a millisecond or so.
+        give_way: is awaited before each part of long work, which takes some milliseconds.
 
     """
 

@@ -8,7 +8,8 @@ import click
 from google.protobuf.json_format import Parse, ParseError
 
 from faceid_metering import messages as pb
-from faceid_metering.evidence import ListedCall, read_calls, verify_bill, write_calls
+from faceid_metering.evidence import export_calls as exporting
+from faceid_metering.evidence import read_calls, verify_bill
 from metering.commands.common import FileError, Target, connected, failing_plainly, out, target_setting
 
 DIFFERS = 3
@@ -26,18 +27,20 @@ def export_calls(account: str, month: str, file: Path, target: Target) -> None:
     """Write the calls on the bill of ACCOUNT for MONTH (such as 2026-11) to FILE, as CSV or Parquet by its ending.
 
     FILE has its name only once it is complete; until then it is FILE.part. When the service is away in between, the
-    export waits for it and goes on where it was; when the export itself was interrupted, run it again.
+    export waits for it and goes on where it was. When the export itself was interrupted, run it again: a CSV goes on
+    where it was, Parquet begins anew.
     """
 
     async def export() -> int:
-        calls = 0
-        with out.status("asking …") as status, write_calls(file) as write:
+        with out.status("asking …") as status, exporting(file, account, month) as under_way:
+            place = under_way.place
+            if place.calls:
+                out.print(f"going on after {place.calls:,} calls, which an interrupted export has left in {file}.part")
             async with connected(target) as metering:
-                async for page in metering.list_call_pages(account, month):
-                    write(map(ListedCall.of, page.calls))
-                    calls += len(page.calls)
-                    status.update(f"{calls:,} calls …")
-        return calls
+                async for page in metering.list_call_pages(account, month, page_token=place.page_token):
+                    under_way.add(page)
+                    status.update(f"{place.calls:,} calls …")
+        return place.calls
 
     out.print(f"{asyncio.run(export()):,} calls of {account} on the bill of {month} are in {file}")
 

@@ -33,6 +33,7 @@ from metering.model import (
     RejectedCall,
     ServiceStatus,
     Tier,
+    to_micros,
 )
 from metering.recording.senders import NUMBERS_MAX, SenderNews
 from metering.recording.validation import CallColumns, CallFields, check_name, check_uuid
@@ -68,9 +69,14 @@ def call_columns(messages: Iterable[pb.CallRecord]) -> CallColumns:
 
 def timestamp(time: datetime) -> Timestamp:
     """Return a message for an aware time."""
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    return timestamp_of_micros(to_micros(time))
+
+
+def timestamp_of_micros(micros: int) -> Timestamp:
+    """Return a message for a time in microseconds since 1970 (UTC)."""
+    # Timestamp's own ways to it take twice as long as all the rest of a listed call.
+    seconds, rest = divmod(micros, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000)
 
 
 def money(amount: Decimal, currency: str) -> money_pb2.Money:
@@ -127,7 +133,7 @@ def recorded_call(recorded: RecordedCall) -> pb.RecordedCall:
             account_id=call.account_id,
             api=call.api,
             call_id=call.call_id_text,
-            occurred_at=timestamp(call.occurred_at),
+            occurred_at=timestamp_of_micros(call.occurred_us),
             result_code=call.result_code,
         ),
         billing_month=format_month(recorded.billing_month),

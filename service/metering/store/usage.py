@@ -1,7 +1,7 @@
 """Usage and the calls it was counted from: reading."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
@@ -85,7 +85,7 @@ class UsageStore:
                 continue
             last = after if day == first else None
             while rows := await self._database.fetch("calls_of_day", account_id, day, month, last, page_size):
-                yield [_recorded_call(account_id, month, day, row) for row in rows]
+                yield list(_recorded_calls(account_id, month, day, rows))
                 last = rows[-1]["call_id"]
                 if len(rows) < page_size:
                     break
@@ -113,7 +113,12 @@ class UsageStore:
         return [row["occurred_on"] for row in rows]
 
 
-def _recorded_call(account_id: AccountId, month: Month, day: date, row: "asyncpg.Record") -> RecordedCall:
-    kind = CallKind(account_id, row["api"], row["result_code"], day, Month(day.replace(day=1)))
-    call = Call(kind, row["call_id"].bytes, to_micros(row["occurred_at"]))
-    return RecordedCall(call, month, row["recorded_at"])
+def _recorded_calls(
+    account_id: AccountId, month: Month, day: date, rows: "Iterable[asyncpg.Record]"
+) -> Iterator[RecordedCall]:
+    kinds: dict[tuple[str, str], CallKind] = {}
+    for call_id, occurred_at, recorded_at, api, result_code in rows:
+        kind = kinds.get((api, result_code))
+        if kind is None:
+            kind = kinds[api, result_code] = CallKind(account_id, api, result_code, day, Month(day.replace(day=1)))
+        yield RecordedCall(Call(kind, call_id.bytes, to_micros(occurred_at)), month, recorded_at)

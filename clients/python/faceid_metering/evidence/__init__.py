@@ -5,7 +5,8 @@
 The digest is defined in docs/billing.md.
 """
 
+from faceid_metering.evidence.export import export_calls
 from faceid_metering.evidence.files import CallFileError, read_calls, write_calls
 from faceid_metering.evidence.verification import ListedCall, calls_digest, verify_bill
 
-__all__ = ["CallFileError", "ListedCall", "calls_digest", "read_calls", "verify_bill", "write_calls"]
+__all__ = ["CallFileError", "ListedCall", "calls_digest", "export_calls", "read_calls", "verify_bill", "write_calls"]

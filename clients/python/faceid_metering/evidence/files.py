@@ -18,7 +18,8 @@ Write = Callable[[Iterable[ListedCall]], None]
 
 _ROWS_IN_GROUP = 50_000
 """Rows of a Parquet file that are compressed, and held in memory, together."""
-_COLUMNS = ListedCall._fields
+COLUMNS = ListedCall._fields
+"""The first line of a CSV."""
 _NUMBERS = {name: kind is int for name, kind in ListedCall.__annotations__.items()}
 
 
@@ -72,7 +73,7 @@ def _format(path: Path, **formats: Callable[[Path], Any]) -> Callable[[Path], An
 def _write_csv(path: Path) -> Iterator[Write]:
     with path.open("w", encoding="ascii", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow(COLUMNS)
         yield writer.writerows
 
 
@@ -80,8 +81,8 @@ def _read_csv(path: Path) -> Iterator[ListedCall]:
     with path.open(encoding="ascii", newline="") as file:
         rows = csv.reader(_whole_lines(path, file))
         try:
-            if tuple(next(rows, ())) != _COLUMNS:
-                raise CallFileError(f"{path}: must begin with the line {','.join(_COLUMNS)}")
+            if tuple(next(rows, ())) != COLUMNS:
+                raise CallFileError(f"{path}: must begin with the line {','.join(COLUMNS)}")
             for day, call_id, occurred_us, account_id, api, result_code, month, recorded_us in rows:
                 yield ListedCall(day, call_id, int(occurred_us), account_id, api, result_code, month, int(recorded_us))
         except (ValueError, csv.Error) as error:
@@ -102,7 +103,7 @@ def _write_parquet(path: Path) -> Iterator[Write]:
     waiting: list[ListedCall] = []
 
     def write_group() -> None:
-        columns = zip(*waiting, strict=True) if waiting else ([] for _ in _COLUMNS)
+        columns = zip(*waiting, strict=True) if waiting else ([] for _ in COLUMNS)
         arrays = [arrow.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
         writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
         waiting.clear()
@@ -121,8 +122,8 @@ def _read_parquet(path: Path) -> Iterator[ListedCall]:
     arrow, parquet = _pyarrow()
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS_IN_GROUP, columns=list(_COLUMNS)):
-                columns = [batch.column(name).to_pylist() for name in _COLUMNS]
+            for batch in file.iter_batches(_ROWS_IN_GROUP, columns=list(COLUMNS)):
+                columns = [batch.column(name).to_pylist() for name in COLUMNS]
                 yield from chain(map(ListedCall, *columns))
     except (arrow.ArrowInvalid, KeyError) as error:
         raise CallFileError(f"{path}: is not a Parquet file of calls: {error}") from error
