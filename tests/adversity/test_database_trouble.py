@@ -99,6 +99,8 @@ async def test_a_call_waits_for_the_database_up_to_its_deadline_and_is_then_unav
 async def test_a_session_that_is_ended_just_before_a_copy_leaves_nothing_in_the_log_that_nobody_understands(
     database_url: str, db: "asyncpg.Connection[asyncpg.Record]", caplog: pytest.LogCaptureFixture
 ) -> None:
+    gc.collect()  # of what other tests have left
+    caplog.clear()
     async with TcpProxy.to_postgres(database_url) as proxy:
         database = await Database.connect(proxy.url, name="test", connections=1)
 
