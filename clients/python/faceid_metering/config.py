@@ -88,7 +88,7 @@ class ClientConfig:
     batches_in_flight: int = 4
     """How many batches of fresh calls may be under way at once; of spooled ones, half as many more."""
 
-    batch_calls: int = 5_000
+    batch_calls: int = 2_000
     """The most calls in a batch, up to 10,000."""
 
     queue_calls: int = 100_000
