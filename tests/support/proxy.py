@@ -64,7 +64,9 @@ class TcpProxy:
     async def accept(self) -> None:
         """Take connections, on the same port as before."""
         if not self._server:
-            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Connections of who had the port before may still be ending.
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                self._reserved.setsockopt(socket.SOL_SOCKET, option, 1)
             self._reserved.bind(("127.0.0.1", self._port))
             self._port = self._reserved.getsockname()[1]
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, reuse_port=True)
