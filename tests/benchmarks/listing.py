@@ -19,7 +19,7 @@ from faceid_metering.evidence import read_calls, verify_bill
 from faceid_metering.sync import SyncMeteringClient
 from metering.embedded_postgres import EmbeddedPostgresError
 from tests.benchmarks import books
-from tests.benchmarks.processes import BenchmarkError, python, running
+from tests.benchmarks.processes import BenchmarkError, python, resident_mb, running
 from tests.benchmarks.service import Service, fresh_postgres, running_service
 
 _DIRECTORY = Path("build/bench-listing")
@@ -85,8 +85,8 @@ def _measure(service: Service, month: str, file: Path) -> None:
     with running(command, stdout=subprocess.DEVNULL, stderr=None) as process:
         while process.poll() is None:
             print(
-                f"{time.perf_counter() - begin:6.1f} s: service {_resident_mb(service.processes[0])} MB, "
-                f"client {_resident_mb(process.pid)} MB",
+                f"{time.perf_counter() - begin:6.1f} s: service {resident_mb(service.processes[0]):.0f} MB, "
+                f"client {resident_mb(process.pid):.0f} MB",
                 flush=True,
             )
             try:
@@ -102,13 +102,6 @@ def _measure(service: Service, month: str, file: Path) -> None:
     if differences := verify_bill(bill, read_calls(file)):
         raise BenchmarkError("; ".join(differences))
     print(f"the file proves the bill, found in {time.perf_counter() - begin:.0f} s")
-
-
-def _resident_mb(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) // 1024
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import asyncpg
 
 from tests.benchmarks import books
 from tests.benchmarks.load import Method
-from tests.benchmarks.processes import BenchmarkError
+from tests.benchmarks.processes import BenchmarkError, resident_mb
 from tests.benchmarks.results import LatencyPoint, Memory, Overload, Part, Row, Turn
 from tests.benchmarks.service import another_database, running_echo, running_service
 from tests.benchmarks.suite import MANY_ACCOUNTS, Bench, Measurement, OpenMeasurement
@@ -157,12 +156,12 @@ def memory(bench: Bench, tell: Tell) -> Memory:
 @contextmanager
 def _watched_memory(process: int) -> Iterator[list[float]]:
     """Take down the resident memory of a process, in MB, once a second while the block runs."""
-    samples = [_rss_mb(process)]
+    samples = [resident_mb(process)]
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(_RSS_SECONDS):
-            samples.append(_rss_mb(process))
+            samples.append(resident_mb(process))
 
     thread = threading.Thread(target=watch, name="memory")
     thread.start()
@@ -171,13 +170,7 @@ def _watched_memory(process: int) -> Iterator[list[float]]:
     finally:
         stop.set()
         thread.join()
-        samples.append(_rss_mb(process))
-
-
-def _rss_mb(process: int) -> float:
-    status = Path(f"/proc/{process}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1_024 / 1e6
+        samples.append(resident_mb(process))
 
 
 def turn(bench: Bench, tell: Tell) -> Turn:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -45,6 +46,14 @@ def running(
 def python(module: str, *arguments: str, interpreter: str = sys.executable) -> list[str]:
     """Return the command that runs a module."""
     return [interpreter, "-m", module, *arguments]
+
+
+def resident_mb(process: int) -> float:
+    """Return the memory that a process holds, in MB; 0 once it has ended."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1_024 / 1e6
+    return 0.0
 
 
 def ask(module: str, plan: "DataclassInstance", result: type[T], seconds_max: float) -> T:

@@ -1,6 +1,5 @@
 """Exports of the calls on a bill. One that was interrupted goes on where it was, if it is a CSV."""
 
-import csv
 import json
 import os
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceid_metering.evidence.files import COLUMNS, Write, write_calls
+from faceid_metering.evidence.files import COLUMNS, Write, csv_writer, part_of, write_calls
 from faceid_metering.evidence.verification import ListedCall
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class _CsvExport(Export):
     """Notes from time to time where it is."""
 
     def __init__(self, place: Place, file: "TextIOWrapper", note: Path) -> None:
-        super().__init__(place, csv.writer(file, lineterminator="\n").writerows)
+        super().__init__(place, csv_writer(file).writerows)
         self._file = file
         self._note = note
         self._pages = 0
@@ -97,14 +96,15 @@ def export_calls(path: Path, account_id: str, month: str) -> Iterator[Export]:
         with write_calls(path) as write:
             yield Export(Place(account_id, month), write)
         return
-    part, note = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.place")
+    part = part_of(path)
+    note = part.with_name(f"{part.name}.place")
     place = _place(part, note, account_id, month)
     with part.open("r+" if place.size else "w", encoding="ascii", newline="") as file:
         if place.size:
             file.seek(place.size)
             file.truncate()
         else:
-            csv.writer(file, lineterminator="\n").writerow(COLUMNS)
+            csv_writer(file).writerow(COLUMNS)
         export = _CsvExport(place, file, note)
         try:
             yield export

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from faceid_metering.evidence.verification import ListedCall
 
 if TYPE_CHECKING:
+    from _csv import Writer
     from types import ModuleType
 
 Write = Callable[[Iterable[ListedCall]], None]
@@ -39,7 +40,7 @@ def write_calls(path: Path) -> Iterator[Write]:
         OSError: It cannot be written.
     """
     opened = _format(path, csv=_write_csv, parquet=_write_parquet)
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
         with opened(part) as write:
             yield write
@@ -49,6 +50,16 @@ def write_calls(path: Path) -> Iterator[Write]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def part_of(path: Path) -> Path:
+    """Return where a file is until it is complete."""
+    return path.with_name(f"{path.name}.part")
+
+
+def csv_writer(file: IO[str]) -> "Writer":
+    """Return what writes lines of a CSV, the first one as well as those of calls."""
+    return csv.writer(file, lineterminator="\n")
 
 
 def read_calls(path: Path) -> Iterator[ListedCall]:
@@ -72,7 +83,7 @@ def _format(path: Path, **formats: Callable[[Path], Any]) -> Callable[[Path], An
 @contextmanager
 def _write_csv(path: Path) -> Iterator[Write]:
     with path.open("w", encoding="ascii", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow(COLUMNS)
         yield writer.writerows
 
